@@ -1,0 +1,55 @@
+"""From codebook features to a Gaussian's attributes at a time."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from r3avatar.types import _Tensors
+
+
+@dataclass
+class Attributes(_Tensors):
+    """What the decoder says of N Gaussians at F times: absolute values, not residuals."""
+
+    offset: Tensor  # [F, N, 3] metres, added to the canonical position
+    opacity_logit: Tensor  # [F, N, 1]
+    scale: Tensor  # [F, N, 3] standard deviations, metres
+    rotation: Tensor  # [F, N, 4] quaternion (w, x, y, z), not normalised
+
+
+class AttributeDecoder(nn.Module):
+    """MLP features-128-128 (ReLU) with four linear heads; scales are squared outputs.
+
+    Source: R3-Avatar, section "temporal codebook". `initial_scale` (metres) and `initial_opacity` set the heads' biases
+    so that the first rendering already covers the body; None leaves PyTorch's default, as published.
+    """
+
+    def __init__(
+        self, features: int, width: int = 128, initial_scale: float | None = None, initial_opacity: float | None = None
+    ):
+        super().__init__()
+        self.hidden1, self.hidden2 = nn.Linear(features, width), nn.Linear(width, width)
+        self.offset, self.opacity = nn.Linear(width, 3), nn.Linear(width, 1)
+        self.scale, self.rotation = nn.Linear(width, 3), nn.Linear(width, 4)
+        with torch.no_grad():
+            if initial_scale is not None:
+                self._start(self.scale, math.sqrt(initial_scale))
+                self._start(self.offset, 0.0)
+            if initial_opacity is not None:
+                self._start(self.opacity, math.log(initial_opacity / (1 - initial_opacity)))
+
+    @staticmethod
+    def _start(head: nn.Linear, value: float) -> None:
+        """Begin a head near a constant: a small weight keeps its gradient alive."""
+        head.weight.mul_(0.1)
+        head.bias.fill_(value)
+
+    def forward(self, features: Tensor) -> Attributes:
+        """features [F, N, C] to the attributes of F times and N Gaussians."""
+        h = F.relu(self.hidden2(F.relu(self.hidden1(features))))
+        return Attributes(self.offset(h), self.opacity(h), self.scale(h).square(), self.rotation(h))

@@ -1,0 +1,133 @@
+"""From the canonical big pose to the observed pose: linear blend skinning of Gaussians, with learned weight offsets."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from r3avatar.avatar.nearest import NearestVertex
+from r3avatar.body import BodyModel
+from r3avatar.types import BodyPose
+
+
+def positional_encoding(points: Tensor, frequencies: int = 10) -> Tensor:
+    """[p, sin p, cos p, sin 2p, cos 2p, ...] with frequencies 2^k, no factor pi: [..., 3] to [..., 3 + 6 frequencies]."""
+    angles = points[..., None, :] * (2.0 ** torch.arange(frequencies, device=points.device, dtype=points.dtype))[:, None]
+    waves = torch.stack([angles.sin(), angles.cos()], -2)  # [..., frequencies, 2, 3]
+    return torch.cat([points, waves.flatten(-3)], -1)
+
+
+class WeightOffsets(nn.Module):
+    """Logits added to the skinning weights' logarithms: MLP 63-128-128-128-(63+128)128-J of the canonical position.
+
+    No gradient flows to the position. Source: R3-Avatar, "skinning"; the skip follows NeRF.
+    """
+
+    def __init__(self, joints: int, width: int = 128, frequencies: int = 10):
+        super().__init__()
+        self.frequencies = frequencies
+        inputs = 3 + 6 * frequencies
+        self.hidden1, self.hidden2 = nn.Linear(inputs, width), nn.Linear(width, width)
+        self.hidden3, self.hidden4 = nn.Linear(width, width), nn.Linear(inputs + width, width)
+        self.out = nn.Linear(width, joints)
+
+    def forward(self, points: Tensor) -> Tensor:
+        """points [N, 3] metres, canonical, to logits [N, J]."""
+        encoded = positional_encoding(points.detach(), self.frequencies)
+        h = F.relu(self.hidden3(F.relu(self.hidden2(F.relu(self.hidden1(encoded))))))
+        return self.out(F.relu(self.hidden4(torch.cat([encoded, h], -1))))
+
+
+def multiply(a: Tensor, b: Tensor) -> Tensor:
+    """Products of many small matrices [..., 3, 3] x [..., 3, K]; far quicker than batched BLAS at this size."""
+    return (a.unsqueeze(-1) * b.unsqueeze(-3)).sum(-2)
+
+
+def inverse(m: Tensor) -> Tensor:
+    """Inverses of many 3 x 3 matrices [..., 3, 3] by cofactors."""
+    a, b, c = m.unbind(-2)  # rows
+    columns = torch.stack([torch.linalg.cross(b, c), torch.linalg.cross(c, a), torch.linalg.cross(a, b)], -1)
+    return columns / (a * columns[..., 0]).sum(-1)[..., None, None]
+
+
+@dataclass
+class PosedFrame:
+    """What a frame's pose does to every Gaussian of the body, before the Gaussians' own weights are known."""
+
+    transforms: Tensor  # [F, J, 4, 4] rest to posed, of the subject's own joints
+    vertex_offsets: Tensor  # [F, V, 3] metres: shape, expression and pose offsets, less the big pose's
+    R: Tensor  # [F, 3, 3]
+    Th: Tensor  # [F, 3]
+
+
+class Skinning(nn.Module):
+    """Big pose -> rest -> subject -> posed -> world, for points and for the linear map that carries covariances.
+
+    Source: R3-Avatar "reconstruct"; the inverse-LBS canonicalisation follows HumanNeRF-style big poses.
+    """
+
+    def __init__(self, body: BodyModel, weight_offsets: nn.Module | None = None):
+        super().__init__()
+        self.body, self.weight_offsets = body, weight_offsets
+        with torch.no_grad():
+            big = body.rotations(body.big_pose()[None])
+            zero = body.v_template.new_zeros(1, body.shapedirs.shape[-1])
+            none = body.v_template.new_zeros(1, body.expressiondirs.shape[-1])
+            transforms = body.skinning_transforms(big, body.joints(zero, none))[0]
+            offsets = body.pose_offsets(big)
+            offsets = torch.zeros_like(body.v_template) if offsets is None else offsets[0]
+            blended = torch.einsum("vj,jab->vab", body.weights, transforms)
+            vertices = torch.einsum("vab,vb->va", blended[:, :3, :3], body.v_template + offsets) + blended[:, :3, 3]
+        self.register_buffer("big_transforms", transforms, persistent=False)  # [J, 4, 4] rest to big pose
+        self.register_buffer("big_offsets", offsets, persistent=False)  # [V, 3] pose offsets in the big pose
+        self.register_buffer("big_vertices", vertices, persistent=False)  # [V, 3]
+        self.register_buffer("log_weights", (body.weights + 1e-9).log(), persistent=False)  # [V, J]
+        self.nearest = NearestVertex(vertices)
+
+    def pose(self, pose: BodyPose, corrections: Tensor | None = None) -> PosedFrame:
+        """The F frames of `pose`, with the refinement's matrices `corrections` [F, J-1, 3, 3] on the right of each joint."""
+        body = self.body
+        rotations = body.rotations(pose.theta)
+        if corrections is not None:
+            rotations = torch.cat([rotations[:, :1], rotations[:, 1:] @ corrections], 1)
+        joints = body.joints(pose.betas, pose.expression)
+        offsets = body.shape_offsets(pose.betas, pose.expression) - self.big_offsets
+        bends = body.pose_offsets(rotations)
+        if bends is not None:
+            offsets = offsets + bends
+        return PosedFrame(body.skinning_transforms(rotations, joints), offsets, pose.R, pose.Th)
+
+    def logits(self, points: Tensor) -> Tensor | None:
+        """Weight offsets [N, J] at the plain canonical positions [N, 3]; None where there is no network."""
+        return None if self.weight_offsets is None else self.weight_offsets(points)
+
+    def weights(self, vertex: Tensor, logits: Tensor | None) -> Tensor:
+        """Skinning weights [..., N, J] at the nearest vertices [..., N] with logits [N, J]."""
+        if logits is None:
+            return self.body.weights[vertex]
+        return torch.softmax(self.log_weights[vertex] + logits, -1)
+
+    def forward(
+        self, points: Tensor, frame: PosedFrame, logits: Tensor | None, weights: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Points [F, N, 3] of the big pose to the world [F, N, 3] and their linear maps [F, N, 3, 3].
+
+        points: canonical positions plus the decoder's offsets, metres.
+        logits: [N, J] from `logits`; weights: [F, N, J] to use instead of the learned ones.
+        """
+        vertex = self.nearest(points)  # [F, N]
+        if weights is None:
+            weights = self.weights(vertex, logits)
+        to_big = (weights @ self.big_transforms[:, :3].flatten(1)).unflatten(-1, (3, 4))  # [F, N, 3, 4]
+        to_posed = (weights @ frame.transforms[:, :, :3].flatten(2)).unflatten(-1, (3, 4))
+        from_big = inverse(to_big[..., :3])
+        rest = multiply(from_big, (points - to_big[..., 3])[..., None])[..., 0]
+        index = vertex[..., None].expand(-1, -1, 3)
+        rest = rest + frame.vertex_offsets.gather(1, index)
+        posed = multiply(to_posed[..., :3], rest[..., None])[..., 0] + to_posed[..., 3]
+        linear = multiply(to_posed[..., :3], from_big)
+        R = frame.R[:, None]
+        return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
