@@ -1,0 +1,80 @@
+import pytest
+import torch
+
+from r3avatar.retrieval.parts import BLENDING_JOINTS, JOINTS, RETRIEVAL_JOINTS
+from r3avatar.retrieval.retriever import NearestFrame, Retriever
+
+
+def walk(T, kind="smpl", seed=0):
+    g = torch.Generator().manual_seed(seed)
+    phase = torch.arange(T)[:, None, None] * 0.21 + torch.rand(1, JOINTS[kind], 3, generator=g) * 6
+    return 0.5 * torch.sin(phase * (1 + torch.arange(3) / 7))
+
+
+@pytest.mark.parametrize("retriever", [Retriever, NearestFrame])
+@pytest.mark.parametrize("kind", ["smpl", "smplx"])
+def test_a_recorded_sequence_retrieves_itself(retriever, kind):
+    theta = walk(30, kind)
+    times = torch.arange(30) + 100
+    found = retriever(kind).fit(theta, times).retrieve(theta)
+    torch.testing.assert_close(found.times, times[:, None].float().expand(-1, 5))
+    assert found.distances.abs().max() < 1e-6 and not found.jump.any()
+
+
+@pytest.mark.parametrize("T", [1, 2, 19])
+@pytest.mark.parametrize("retriever", [Retriever, NearestFrame])
+def test_fewer_than_twenty_recorded_frames(retriever, T):
+    found = retriever("smpl").fit(walk(T), torch.arange(T)).retrieve(walk(40, seed=1))
+    assert found.times.isfinite().all() and found.times.min() >= 0 and found.times.max() <= T - 1
+
+
+def test_stride_of_the_evaluation_changes_nothing():
+    r = Retriever("smpl").fit(walk(50), torch.arange(50))
+    found = r.retrieve(walk(40, seed=1))
+    assert torch.equal(found[::5].times, found.times[::5])
+
+
+def test_bank_restricts_what_is_retrieved_and_not_the_steps():
+    theta, keep = walk(60), torch.arange(60) % 5 == 0
+    found = Retriever("smpl").fit(theta, torch.arange(60), bank=keep).retrieve(theta)
+    exact = found[::5]
+    # At a recorded frame the pose and its one-frame steps are in the bank: distance 0, so that its weight is 1.
+    torch.testing.assert_close(exact.times, torch.arange(0, 60, 5)[:, None].float().expand(-1, 5), atol=1e-3, rtol=0)
+    assert not found.jump.any()  # the window counts steps of the bank: 15 frames here
+
+
+def test_hands_do_not_count():
+    theta = walk(40, "smplx")
+    waving = theta.clone()
+    waving[:, 25:] = torch.randn(40, 30, 3, generator=torch.Generator().manual_seed(0))
+    r = Retriever("smplx").fit(theta, torch.arange(40))
+    assert torch.equal(r.retrieve(theta).times, r.retrieve(waving).times)
+
+
+def test_nearest_frame_has_one_time_for_all_parts():
+    found = NearestFrame("smpl").fit(walk(50), torch.arange(50)).retrieve(walk(20, seed=1))
+    assert (found.times == found.times[:, :1]).all() and (found.times == found.times.round()).all()
+
+
+def test_parts_cover_every_joint_once():
+    for kind, parts in BLENDING_JOINTS.items():
+        assert sorted(j for part in parts for j in part) == list(range(JOINTS[kind]))
+    assert sorted(j for part in RETRIEVAL_JOINTS["smplx"] for j in part) == list(range(25))
+
+
+def test_refusals():
+    with pytest.raises(ValueError, match="no parts"):
+        Retriever("mano")
+    r = Retriever("smpl")
+    with pytest.raises(RuntimeError, match="fit"):
+        r.retrieve(walk(3))
+    with pytest.raises(ValueError, match=r"times\[1\] = 1.0 is followed by 5.0"):
+        r.fit(walk(3), torch.tensor([0, 1, 5]))
+    with pytest.raises(ValueError, match="one for each pose"):
+        r.fit(walk(3), torch.arange(4))
+    with pytest.raises(ValueError, match=r"\[T, 24, 3\] for smpl"):
+        r.fit(walk(3, "smplx"), torch.arange(3))
+    with pytest.raises(ValueError, match="all false"):
+        r.fit(walk(3), torch.arange(3), bank=torch.zeros(3, dtype=torch.bool))
+    with pytest.raises(ValueError, match="window"):
+        Retriever("smpl", window=0)
