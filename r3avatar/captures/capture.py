@@ -1,0 +1,149 @@
+"""What every data set's reader yields: cameras, frames, images, masks, body poses and splits in one form."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from r3avatar.types import BodyPose, Cameras
+
+SPLIT_NAMES = ("train", "novel_view", "novel_pose")
+_RANGE = re.compile(r"(\d+)(?:-(\d+)(?:/(\d+))?)?")
+
+
+class CaptureError(ValueError):
+    """Something in a capture's files is missing or wrong: names the file, the place, what was expected, the fix."""
+
+    def __init__(self, file: str | Path, place: str, *, expected: str, found: str, fix: str):
+        super().__init__(f"{file}: {place}: expected {expected}, found {found}. Fix: {fix}.")
+        self.file, self.place = Path(file), place
+
+
+def parse_ids(ids: str | int | Iterable[int]) -> list[int]:
+    """The ids a compact notation stands for.
+
+    '7' is 7, '0-99' is 0 to 99 with both ends, '0-99/5' takes every fifth of them (0, 5, .. 95), and a comma joins
+    parts: '0, 2-46/2'. A number or a list of numbers stands for itself. Duplicates and empty ranges are a ValueError.
+    """
+    if isinstance(ids, int):
+        ids = str(ids)
+    if isinstance(ids, str):
+        parsed = []
+        for part in ids.split(","):
+            match = _RANGE.fullmatch(part.strip())
+            if not match:
+                raise ValueError(f"ids '{ids}': '{part.strip()}' is not 'first', 'first-last' or 'first-last/step'")
+            first, last, step = int(match[1]), int(match[2] or match[1]), int(match[3] or 1)
+            if last < first or step < 1:
+                raise ValueError(f"ids '{ids}': '{part.strip()}' is empty; expected first <= last and step >= 1")
+            parsed += range(first, last + 1, step)
+    else:
+        parsed = [int(value) for value in ids]
+    if len(set(parsed)) != len(parsed):
+        raise ValueError(f"ids '{ids}' name some id twice")
+    return parsed
+
+
+@dataclass
+class Split:
+    """The cameras and frames of one part of a capture, as the capture's own ids."""
+
+    cameras: list[str]
+    frames: list[int]
+
+    @classmethod
+    def parse(cls, cameras: str | Iterable[str | int], frames: str | int | Iterable[int]) -> Split:
+        """A split from configuration: `frames` and numbered cameras as `parse_ids` reads them, or lists of ids."""
+        if isinstance(cameras, (str, int)):
+            cameras = parse_ids(cameras)
+        return cls([str(camera) for camera in cameras], parse_ids(frames))
+
+
+class Capture(ABC):
+    """One subject seen by calibrated cameras, with a body pose a frame.
+
+    Attributes, set by the reader:
+      name         unique within its data set, fit for a file name
+      fps          frames a second, None if unknown
+      body_kind    'smpl' or 'smplx'
+      gender       'male', 'female' or 'neutral'; None if unknown
+      frame_ids    the capture's own frame numbers, ascending
+      camera_ids   the capture's own camera names
+      cameras      one `Cameras` (K [3, 3], w2c [4, 4]) a camera: full frame, undistorted, scaled
+      poses        BodyPose [F], float32, row i belongs to frame_ids[i]
+      recorded     (first frame id, length T in frames) of the recorded time axis
+      splits       name (train, novel_view, novel_pose) to Split
+      box_margin   metres added around the posed body for the bound mask
+    """
+
+    name: str
+    fps: float | None
+    body_kind: str
+    gender: str | None
+    frame_ids: list[int]
+    camera_ids: list[str]
+    cameras: list[Cameras]
+    poses: BodyPose
+    recorded: tuple[int, int]
+    splits: dict[str, Split]
+    box_margin: float
+
+    @abstractmethod
+    def read(self, camera_index: int, frame_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image [H, W, 3] uint8 RGB, black behind the person, and the mask [H, W] uint8, 1 = person.
+
+        Indices count along `camera_ids` and `frame_ids`. Undistorted and scaled like `cameras[camera_index]`.
+        Raises CaptureError for what the files lack.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> dict[str, object]:
+        """Everything that decides what `read`, `cameras` and `poses` return, as JSON values; the frame cache's key."""
+
+    def check_splits(self) -> None:
+        """ValueError unless every split has a known name, cameras and frames, and training stays in the recorded time.
+
+        Readers call it at the end of construction.
+        """
+        for name, split in self.splits.items():
+            where = f"{self.name}: split '{name}'"
+            if name not in SPLIT_NAMES:
+                raise ValueError(f"{where} is unknown; expected {', '.join(SPLIT_NAMES)}")
+            if not split.cameras or not split.frames:
+                raise ValueError(f"{where} has {len(split.cameras)} cameras and {len(split.frames)} frames; give both")
+            for camera in split.cameras:
+                self.camera_index(camera)
+            for frame in split.frames:
+                self.frame_index(frame)
+        first, length = self.recorded
+        if length < 1:
+            raise ValueError(f"{self.name}: the recorded length is {length}; expected at least 1 frame")
+        outside = [f for f in self.split("train").frames if not first <= f < first + length]
+        if outside:
+            raise ValueError(
+                f"{self.name}: split 'train' has frames outside the recorded time {first} .. {first + length - 1}: "
+                f"{outside[:5]}; extend `recorded` or take them out"
+            )
+
+    def camera_index(self, camera_id: str) -> int:
+        """Position of a camera in `camera_ids`; KeyError names the known ones."""
+        if camera_id not in self.camera_ids:
+            raise KeyError(f"{self.name}: no camera '{camera_id}'; the capture's cameras are {self.camera_ids}")
+        return self.camera_ids.index(camera_id)
+
+    def frame_index(self, frame_id: int) -> int:
+        """Position of a frame in `frame_ids`; KeyError names the range."""
+        if frame_id not in self.frame_ids:
+            raise KeyError(f"{self.name}: no frame {frame_id}; frames are {self.frame_ids[0]} .. {self.frame_ids[-1]}")
+        return self.frame_ids.index(frame_id)
+
+    def split(self, name: str) -> Split:
+        """A split by name; KeyError names the known ones."""
+        if name not in self.splits:
+            raise KeyError(f"{self.name}: no split '{name}'; the capture's splits are {sorted(self.splits)}")
+        return self.splits[name]

@@ -1,0 +1,195 @@
+"""DNA-Rendering (Cheng et al. 2023, arXiv 2307.10173): 60 calibrated cameras, masks and SMPL-X fits in an HDF5 pair.
+
+The layout is smc.py's docstring. Known holes of the published files (its issues 5 and 25): expressions for 40 of 225
+frames, betas with one row, missing cameras, missing masks, truncated files. A single row of betas or expression is
+repeated for every frame; anything else is a CaptureError that names file, group and frame.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import h5py
+import numpy as np
+import torch
+
+from r3avatar.captures.capture import Capture, CaptureError, Split
+from r3avatar.captures.encoded_image import decode_image, decode_mask, image_size
+from r3avatar.captures.smc import smc_paths
+from r3avatar.captures.smc_reader import (
+    image_group,
+    mask_group,
+    open_smc,
+    read_camera,
+    read_frame,
+    read_hand_mean,
+    read_poses,
+    require_frames,
+)
+from r3avatar.captures.undistortion import Undistortion
+from r3avatar.types import Cameras
+
+_MAPS_KEPT = 8  # cameras whose undistortion maps stay in memory: 30 MB for 5, 74 MB for 12 megapixels each
+
+
+@dataclass
+class _StoredCamera:
+    """Where a camera's images and masks are, and how they are prepared."""
+
+    images: str  # group in the main file
+    masks: str  # group in the annotations
+    undistortion: Undistortion
+
+
+class DnaRendering(Capture):
+    """One DNA-Rendering capture, `<root>/<subject>/<subject>.smc` and `<subject>_annots.smc`.
+
+    splits: train, novel_view, novel_pose to Split. The capture's cameras are those that some split names; its frames
+        are those of the SMPL-X fits.
+    recorded: (first frame, length T) of the time axis that the avatar records.
+    hand_mean: SMPL-X file (.npz) whose mean hand pose is added to fullpose's hand joints, which are offsets from it
+        (flat_hand_mean=False); None where the body's mean hand pose is zero.
+    scale: image size relative to the files'. undistort: remove lens distortion by K and D. The images keep the file's
+        colours (Color_Calibration is not applied).
+    fps: frames a second. box_margin: metres around the posed body for the bound mask.
+
+    The files open at the first `read` of each process and never before. Instances pickle as their arguments.
+    Raises CaptureError at construction for what the splits need and the files lack; images are decoded by `read` only.
+    """
+
+    body_kind = "smplx"
+
+    def __init__(
+        self,
+        root: str | Path,
+        subject: str,
+        *,
+        splits: Mapping[str, Split],
+        recorded: Sequence[int],
+        hand_mean: str | Path | None,
+        scale: float = 0.25,
+        undistort: bool = True,
+        fps: float | None = 15.0,
+        box_margin: float = 0.05,
+    ):
+        self._arguments = dict(
+            root=root, subject=subject, splits=splits, recorded=recorded, hand_mean=hand_mean, scale=scale,
+            undistort=undistort, fps=fps, box_margin=box_margin,
+        )  # fmt: skip
+        if not 0 < scale <= 1:
+            raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
+        self.name, self.fps, self.scale, self.undistort, self.box_margin = subject, fps, scale, undistort, box_margin
+        self.images_path, self.annotations_path = smc_paths(root, subject)
+        self.splits, self.recorded = dict(splits), (int(recorded[0]), int(recorded[1]))
+        named = {camera for split in self.splits.values() for camera in split.cameras}
+        not_numbers = sorted(camera for camera in named if not camera.isdecimal() or str(int(camera)) != camera)
+        if not_numbers:
+            raise ValueError(f"{subject}: cameras {not_numbers}; DNA-Rendering's cameras are plain numbers, 0 to 59")
+        self.camera_ids = sorted(named, key=int)
+        self._hand_mean = read_hand_mean(None if hand_mean is None else Path(hand_mean).expanduser())
+        self._handles: tuple[h5py.File, h5py.File] | None = None
+        self._owner = -1
+        self._recent: list[Undistortion] = []
+        with open_smc(self.images_path) as images, open_smc(self.annotations_path) as annotations:
+            gender = images.attrs.get("gender")
+            self.gender = gender.decode() if isinstance(gender, bytes) else gender
+            self.poses = read_poses(annotations, self._hand_mean)
+            self.frame_ids = list(range(len(self.poses)))
+            self._require_poses()
+            opened = [self._open_camera(images, annotations, camera) for camera in self.camera_ids]
+        self._stored = [stored for stored, _ in opened]
+        self.cameras = [cameras for _, cameras in opened]
+        self.check_splits()
+
+    def read(self, camera_index: int, frame_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image [H, W, 3] uint8 RGB, black behind the person, and the mask [H, W] uint8 0/1 (`Capture.read`)."""
+        images, annotations = self._files()
+        stored, frame = self._stored[camera_index], self.frame_ids[frame_index]
+        image = _decoded(images, stored.images, frame, lambda data: decode_image(data, cv2.IMREAD_COLOR), stored)
+        mask = _decoded(annotations, stored.masks, frame, decode_mask, stored)
+        self._keep_few_maps(stored.undistortion)
+        return stored.undistortion(image, mask)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Files (name, size, modification time), scale, undistortion and mean hand pose (`Capture.fingerprint`)."""
+        stats = [(path.name, path.stat()) for path in (self.images_path, self.annotations_path)]
+        return {
+            "reader": type(self).__name__,
+            "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
+            "scale": self.scale,
+            "undistort": self.undistort,
+            "hand_mean": self._hand_mean.ravel().tolist(),
+        }
+
+    def __reduce__(self):
+        # A copy in another process opens the files itself: HDF5 handles survive neither pickling nor a fork.
+        return functools.partial(type(self), **self._arguments), ()
+
+    def _files(self) -> tuple[h5py.File, h5py.File]:
+        if self._owner != os.getpid():
+            self._handles = open_smc(self.images_path), open_smc(self.annotations_path)
+            self._owner = os.getpid()
+        return self._handles
+
+    def _require_poses(self) -> None:
+        for name, split in self.splits.items():
+            last = max(split.frames, default=0)
+            if last >= len(self.poses):
+                raise CaptureError(
+                    self.annotations_path, "SMPLx/fullpose", expected=f"a pose for frame {last} (split '{name}')",
+                    found=f"{len(self.poses)} poses", fix="take the frame out of the split",
+                )  # fmt: skip
+
+    def _open_camera(self, images: h5py.File, annotations: h5py.File, camera_id: str) -> tuple[_StoredCamera, Cameras]:
+        camera = int(camera_id)
+        K, D, w2c = read_camera(annotations, camera)
+        groups = image_group(images, camera), mask_group(annotations, camera)
+        frames = sorted({f for split in self.splits.values() if camera_id in split.cameras for f in split.frames})
+        require_frames(images, groups[0], frames)
+        require_frames(annotations, groups[1], frames)
+        data, place = read_frame(images, groups[0], frames[0])
+        try:
+            width, height = image_size(data)
+        except ValueError as error:
+            raise _undecodable(images, place, error) from error
+        K_centred = K.copy()
+        K_centred[:2, 2] += 0.5  # OpenCV's first pixel centre is (0, 0), ours (0.5, 0.5)
+        native = Cameras(torch.from_numpy(K_centred).float(), torch.from_numpy(w2c).float(), width, height)
+        cameras = native.scaled(self.scale)
+        size = cameras.width, cameras.height
+        undistortion = Undistortion(K, D if self.undistort else None, (width, height), size)
+        return _StoredCamera(*groups, undistortion), cameras
+
+    def _keep_few_maps(self, used: Undistortion) -> None:
+        self._recent = [*(u for u in self._recent if u is not used), used]
+        if len(self._recent) > _MAPS_KEPT:
+            self._recent.pop(0).release()
+
+
+def _decoded(
+    file: h5py.File, group: str, frame: int, decode: Callable[[np.ndarray], np.ndarray], stored: _StoredCamera
+) -> np.ndarray:
+    data, place = read_frame(file, group, frame)
+    try:
+        image = decode(data)
+    except ValueError as error:
+        raise _undecodable(file, place, error) from error
+    width, height = stored.undistortion.size
+    if image.shape[:2] != (height, width):
+        raise CaptureError(
+            file.filename, place, expected=f"an image of {width}x{height}, the size of the camera's first image",
+            found=f"{image.shape[1]}x{image.shape[0]}", fix="take the frame out of the splits",
+        )  # fmt: skip
+    return image
+
+
+def _undecodable(file: h5py.File, place: str, error: ValueError) -> CaptureError:
+    return CaptureError(
+        file.filename, place, expected="an encoded image", found=str(error),
+        fix="download the file again, or take the frame out of the splits",
+    )  # fmt: skip

@@ -1,0 +1,203 @@
+"""Reading the parts of a DNA-Rendering pair (layout: smc.py), each checked and refused by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+
+from r3avatar.captures.capture import CaptureError
+from r3avatar.captures.smc import camera_group
+from r3avatar.types import BodyPose
+
+_DOWNLOAD = "download the file again"
+_HAND_JOINTS = slice(25, 55)
+
+
+def open_smc(path: Path) -> h5py.File:
+    """Open an HDF5 file for reading; CaptureError if it is absent, truncated or something else."""
+    if not path.is_file():
+        raise CaptureError(
+            path, "the file", expected="an HDF5 file", found="none", fix="check the capture's root and subject"
+        )
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        found = f"{path.stat().st_size} bytes ({error})"
+        raise CaptureError(path, "the file", expected="a complete HDF5 file", found=found, fix=_DOWNLOAD) from error
+
+
+def find_member(group: h5py.Group, number: int) -> str | None:
+    """A numbered member's name in a group, plain ('7') or padded to 2 digits ('07'); None if absent."""
+    return next((name for name in (str(number), f"{number:02d}") if name in group), None)
+
+
+def image_group(images: h5py.File, camera: int) -> str:
+    """Path of the group of a camera's encoded images; CaptureError if absent."""
+    cameras = _require_group(images, camera_group(camera), camera)
+    member = find_member(cameras, camera)
+    if member is None or "color" not in cameras[member]:
+        raise _absent(images, f"{camera_group(camera)}/{camera}/color", "the camera's images", camera)
+    return f"{camera_group(camera)}/{member}/color"
+
+
+def mask_group(annotations: h5py.File, camera: int) -> str:
+    """Path of the group of a camera's encoded masks; CaptureError if absent."""
+    masks = _require_group(annotations, "Mask", camera)
+    member = find_member(masks, camera)
+    if member is None or "mask" not in masks[member]:
+        raise _absent(annotations, f"Mask/{camera}/mask", "the camera's masks", camera)
+    return f"Mask/{member}/mask"
+
+
+def require_frames(file: h5py.File, group: str, frames: list[int]) -> None:
+    """CaptureError names the first of the given frames that a group of encoded images lacks."""
+    present = set(file[group])
+    for frame in frames:
+        if str(frame) not in present and f"{frame:02d}" not in present:
+            raise _absent_frame(file, group, frame)
+
+
+def read_frame(file: h5py.File, group: str, frame: int) -> tuple[np.ndarray, str]:
+    """The encoded image [bytes] uint8 of one frame and its path in the file; CaptureError if absent or unreadable."""
+    member = find_member(file[group], frame)
+    if member is None:
+        raise _absent_frame(file, group, frame)
+    name = f"{group}/{member}"
+    return _read_encoded(file, name), name
+
+
+def _read_encoded(file: h5py.File, name: str) -> np.ndarray:
+    """An encoded image [bytes] uint8; CaptureError if it is unreadable or something else."""
+    try:
+        value = file[name][()]
+    except (OSError, KeyError) as error:
+        raise CaptureError(
+            file.filename, name, expected="an encoded image", found=f"unreadable data ({error})", fix=_DOWNLOAD
+        ) from error
+    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype != np.uint8:
+        found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise CaptureError(
+            file.filename, name, expected="an encoded image as a 1-D uint8 array", found=found, fix=_DOWNLOAD
+        )
+    return value
+
+
+def read_camera(annotations: h5py.File, camera: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """K [3, 3] (OpenCV, native pixels), D [5] and w2c [4, 4] of a camera, float64; the file's RT is camera-to-world."""
+    parameters = _require_group(annotations, "Camera_Parameter", camera)
+    member = find_member(parameters, camera)
+    if member is None:
+        raise _absent(annotations, f"Camera_Parameter/{camera:02d}", "the camera's calibration", camera)
+    place = f"Camera_Parameter/{member}"
+    fix = f"repair the calibration, or take camera {camera} out of the splits"
+    values = {}
+    for name, shape in {"K": (3, 3), "D": (5,), "RT": (4, 4)}.items():
+        values[name] = _read_array(annotations, f"{place}/{name}", [shape], fix)
+    K, RT = values["K"], values["RT"]
+    if not (K[0, 0] > 0 and K[1, 1] > 0 and np.array_equal(K[2], [0, 0, 1]) and K[1, 0] == 0):
+        raise CaptureError(
+            annotations.filename,
+            f"{place}/K",
+            expected="a regular calibration matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]]",
+            found=str(K.tolist()),
+            fix=fix,
+        )
+    rotation = RT[:3, :3]
+    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
+        raise CaptureError(
+            annotations.filename, f"{place}/RT", expected="a camera-to-world rotation and translation",
+            found=str(RT.tolist()), fix=fix,
+        )  # fmt: skip
+    return K, values["D"], np.linalg.inv(RT)
+
+
+def read_poses(annotations: h5py.File, hand_mean: np.ndarray) -> BodyPose:
+    """The SMPL-X fits of every frame, float32: theta [F, 55, 3], betas [F, 10], expression [F, 10], R = I, Th [F, 3].
+
+    fullpose's hand joints (25-54) are offsets from the body model's mean hand pose (flat_hand_mean=False, no PCA);
+    hand_mean [30, 3] is added to them, so that theta holds every joint's rotation as it is. Betas or expression of one
+    row are repeated. CaptureError for other row counts and for values that are not finite.
+    """
+    _require_group(annotations, "SMPLx", None)
+    fix = "use another capture, or refit its body: its frames cannot be matched to these parameters"
+    fullpose = _read_array(annotations, "SMPLx/fullpose", [(None, 55, 3)], fix)
+    F = len(fullpose)
+    transl = _read_array(annotations, "SMPLx/transl", [(F, 3)], fix)
+    betas = _read_array(annotations, "SMPLx/betas", [(F, 10), (1, 10)], fix)
+    expression = _read_array(annotations, "SMPLx/expression", [(F, 10), (1, 10)], fix)
+    theta = fullpose.copy()
+    theta[:, _HAND_JOINTS] += hand_mean
+    return BodyPose(
+        theta=torch.from_numpy(theta).float(),
+        betas=torch.from_numpy(np.broadcast_to(betas, (F, 10)).copy()).float(),
+        expression=torch.from_numpy(np.broadcast_to(expression, (F, 10)).copy()).float(),
+        R=torch.eye(3).repeat(F, 1, 1),
+        Th=torch.from_numpy(transl).float(),
+    )
+
+
+def read_hand_mean(path: Path | None) -> np.ndarray:
+    """The mean hand pose [30, 3] (left, then right) of an SMPL-X file (.npz); zeros without a file."""
+    if path is None:
+        return np.zeros((30, 3))
+    if not path.is_file():
+        raise CaptureError(
+            path, "the file", expected="an SMPL-X body model (.npz)", found="none", fix="set hand_mean to its path"
+        )
+    with np.load(path, allow_pickle=False) as model:
+        missing = {"hands_meanl", "hands_meanr"} - set(model.files)
+        if missing:
+            raise CaptureError(
+                path, "the file", expected="hands_meanl and hands_meanr [45]", found=f"no {sorted(missing)}",
+                fix="give an SMPL-X body model",
+            )  # fmt: skip
+        return np.concatenate([model["hands_meanl"], model["hands_meanr"]]).astype(np.float64).reshape(30, 3)
+
+
+def _read_array(file: h5py.File, name: str, shapes: list[tuple], fix: str) -> np.ndarray:
+    """A finite float64 array of one of the given shapes (None: any length of at least 1)."""
+    if name not in file:
+        raise CaptureError(file.filename, name, expected=f"an array {shapes[0]}", found="none", fix=fix)
+    try:
+        value = np.asarray(file[name][()], np.float64)
+    except (OSError, TypeError, ValueError) as error:
+        raise CaptureError(
+            file.filename, name, expected=f"an array {shapes[0]}", found=f"unreadable data ({error})", fix=fix
+        ) from error
+    if not any(_fits(value.shape, shape) for shape in shapes):
+        expected = " or ".join(str(shape).replace("None", "F") for shape in shapes)
+        raise CaptureError(file.filename, name, expected=f"shape {expected}", found=str(value.shape), fix=fix)
+    finite = np.isfinite(value).reshape(len(value), -1).all(1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        raise CaptureError(
+            file.filename, f"{name}, row {row}" if "SMPLx" not in name else f"{name}, frame {row}",
+            expected="finite numbers", found=str(value[row].ravel()[:6].tolist()), fix=fix,
+        )  # fmt: skip
+    return value
+
+
+def _fits(found: tuple, shape: tuple) -> bool:
+    return len(found) == len(shape) and all(f == s or (s is None and f >= 1) for f, s in zip(found, shape))
+
+
+def _require_group(file: h5py.File, name: str, camera: int | None) -> h5py.Group:
+    if name not in file:
+        raise _absent(file, name, "the group", camera)
+    return file[name]
+
+
+def _absent(file: h5py.File, place: str, expected: str, camera: int | None) -> CaptureError:
+    fix = _DOWNLOAD if camera is None else f"take camera {camera} out of the splits, or {_DOWNLOAD}"
+    return CaptureError(file.filename, place, expected=expected, found="none", fix=fix)
+
+
+def _absent_frame(file: h5py.File, group: str, frame: int) -> CaptureError:
+    return CaptureError(
+        file.filename, f"{group}, frame {frame}", expected="an encoded image",
+        found=f"none (frames there: {len(file[group])})",
+        fix=f"take the frame or the camera out of the splits, or {_DOWNLOAD}",
+    )  # fmt: skip
