@@ -59,7 +59,7 @@ class Avatar(nn.Module):
         """Attributes of the five body parts at their own times, mixed by the parts' skinning weights, [F, N, ...]."""
         times = retrieved.times.to(self.gaussians.positions)  # [F, P]
         previous = retrieved.previous.to(times)
-        jump = ~previous.isnan()
+        jump = retrieved.jump.to(times.device)
         current = self._record_parts(times)  # fields [F, P, N, c]
         before = self._record_parts(torch.where(jump, previous, times)) if bool(jump.any()) else current
         weights = self._part_weights(current, before, jump)

@@ -1,0 +1,42 @@
+# The two commands of the README are `make demo` and `make test`; `make help` lists the rest.
+PYTHON ?= python3
+VENV ?= .venv
+NAME ?= demo
+# Where this Python already has CUDA and gsplat, the environment is laid over it, so that the demo uses them.
+OVER := $(shell $(PYTHON) -c "import gsplat, torch; print('--system-site-packages' if torch.cuda.is_available() else '')" 2>/dev/null)
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help demo test install lint bench doctor clean
+
+help: ## list the commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+demo: install ## make a capture of a dancing person, train an avatar, evaluate it, move it (outputs/demo)
+	$(BIN)/r3avatar synthesize
+	$(BIN)/r3avatar train experiment=demo name=$(NAME) overwrite=true
+	$(BIN)/r3avatar animate run=outputs/$(NAME)
+	@$(BIN)/python -m r3avatar.evaluation.summary outputs/$(NAME)
+
+test: install ## run the tests
+	$(BIN)/python -m pytest -q
+
+install: $(STAMP) ## make the virtual environment in .venv
+
+$(STAMP): setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(OVER) $(VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@touch $@
+
+lint: install ## check the style
+	$(BIN)/ruff check .
+
+bench: install ## time the demo, its memory, and the rasterizers
+	$(BIN)/python tools/bench_demo.py
+	$(BIN)/python tools/bench_rasterizer.py
+
+doctor: install ## what works on this machine
+	$(BIN)/r3avatar doctor
+
+clean: ## remove the environment; outputs/ stays
+	rm -rf $(VENV)

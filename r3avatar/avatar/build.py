@@ -1,0 +1,44 @@
+"""Put an avatar together for one body and one recording."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from r3avatar.avatar.avatar import Avatar
+from r3avatar.avatar.canonical import CanonicalGaussians
+from r3avatar.avatar.codebook import TemporalCodebook, box_around
+from r3avatar.avatar.decoder import AttributeDecoder
+from r3avatar.avatar.pose_refinement import PoseRefinement
+from r3avatar.avatar.skinning import Skinning, WeightOffsets
+from r3avatar.body import BodyModel
+
+
+def build_avatar(
+    body: BodyModel,
+    recorded_length: float,
+    codebook: Callable[..., TemporalCodebook] = TemporalCodebook,
+    skinning: Callable[..., WeightOffsets] | None = WeightOffsets,
+    pose_refinement: Callable[..., PoseRefinement] | None = PoseRefinement,
+    sh_degree: int = 3,
+    box_margin: float = 0.1,
+    decoder_width: int = 128,
+    initial_scale: float | None = None,
+    initial_opacity: float | None = None,
+    blend_weights_published: bool = False,
+) -> Avatar:
+    """An untrained avatar with one Gaussian at every vertex of `body` in the big pose.
+
+    recorded_length: T, frames.
+    codebook(aabb=, recorded_length=), skinning(joints=), pose_refinement(joints=): makers of the parts; None for the
+    last two leaves them out (ablations).
+    box_margin: metres between the body's bounds and the codebook's box.
+    initial_scale (metres), initial_opacity: see `AttributeDecoder`.
+    """
+    joints = body.num_joints
+    deformation = Skinning(body, None if skinning is None else skinning(joints=joints))
+    points = deformation.big_vertices
+    planes = codebook(aabb=box_around(points, box_margin), recorded_length=recorded_length)
+    decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity)
+    refinement = None if pose_refinement is None else pose_refinement(joints=joints)
+    gaussians = CanonicalGaussians(points, sh_degree)
+    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published)

@@ -1,0 +1,243 @@
+"""`r3avatar VERB [key=value ...]`: every verb is a Hydra application over the configuration tree."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+import warnings
+from importlib import resources
+
+# What each verb does, and three commands worth trying.
+VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
+    "synthesize": (
+        "write a synthetic capture: a clothed, dancing person in real .smc files",
+        ("", "synthesis=tiny subject=tiny", "subject=cape synthesis.garment=cape synthesis.seed=7"),
+    ),
+    "preprocess": (
+        "undistort, scale and crop a capture's frames into the cache",
+        (
+            "capture=demo body=demo",
+            "capture=dna_rendering capture.root=DIR capture.subject=0019_10 body=smplx body.path=DIR",
+            "capture=demo body=demo workers=8 cache.folder=/fast/disk",
+        ),
+    ),
+    "train": (
+        "train an avatar and evaluate it",
+        (
+            "experiment=demo",
+            "capture=dna_rendering capture.root=DIR capture.subject=0019_10 body=smplx body.path=DIR avatar=r3",
+            "-m experiment=demo codebook=small,none seed=0,1 name=study",
+        ),
+    ),
+    "evaluate": (
+        "measure a run on novel views and novel poses",
+        ("run=outputs/demo", "run=outputs/latest retrieval=none", "run=outputs/demo checkpoint=last lpips=vgg"),
+    ),
+    "render": (
+        "render recorded frames of a run from any camera",
+        ("run=outputs/demo", "run=outputs/demo camera=8", "run=outputs/latest camera=turntable turns=2 scale=2"),
+    ),
+    "animate": (
+        "move a run's avatar into poses that it never took",
+        ("run=outputs/demo", "run=outputs/demo motion=poses.npz camera=turntable", "run=outputs/demo camera=8 retrieval=none"),
+    ),
+    "doctor": ("tell what works on this machine, and the command that mends what does not", ("", "", "")),
+}
+
+
+class UsageError(Exception):
+    """A command line that cannot be run, with the fix in its message."""
+
+
+def overview() -> str:
+    """The text of `r3avatar --help`."""
+    lines = ["usage: r3avatar VERB [key=value ...]", ""]
+    lines += [f"  {verb:11} {what}" for verb, (what, _) in VERBS.items()]
+    return "\n".join([*lines, "", "r3avatar VERB --help lists a verb's groups and keys, with examples."])
+
+
+def groups() -> dict[str, list[str]]:
+    """The configuration groups and their members."""
+    found = {}
+    for folder in sorted(resources.files("r3avatar.configs").iterdir(), key=lambda f: f.name):
+        if folder.is_dir() and not folder.name.startswith("_"):
+            members = sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+            if members:
+                found[folder.name] = members
+    return found
+
+
+def verb_help(verb: str) -> str:
+    """The text of `r3avatar VERB --help`: what it does, groups, keys, three examples."""
+    what, examples = VERBS[verb]
+    lines = [f"r3avatar {verb}: {what}", "", "examples"]
+    lines += [f"  r3avatar {verb} {example}".rstrip() for example in dict.fromkeys(examples)]
+    if verb != "doctor":
+        text = resources.files("r3avatar.configs").joinpath(f"{verb}.yaml").read_text()
+        lines += ["", "groups (GROUP=MEMBER)"]
+        lines += [f"  {g:16} {', '.join(m)}" for g, m in groups().items() if f" {g}:" in text]
+        keys = text[text.index("\nhydra:") if "\nhydra:" in text and text.index("\nhydra:") < 0 else 0 :]
+        lines += ["", f"keys (configs/{verb}.yaml; every one, and every key of a group's member, can be set by key=value)"]
+        lines += ["  " + line for line in keys.split("\nhydra:")[0].splitlines()]
+        lines += ["", "-m or --multirun runs every combination of comma-separated values; --cfg job prints the configuration."]
+    return "\n".join(lines)
+
+
+def _flatten(config, prefix: str = "") -> list[str]:
+    keys = []
+    for key in config:
+        keys.append(prefix + str(key))
+        child = config._get_node(key)
+        if hasattr(child, "_get_node") and hasattr(child, "keys") and not child._is_none() and not child._is_missing():
+            keys += _flatten(child, f"{prefix}{key}.")
+    return keys
+
+
+def _nearest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if not close and "." not in word:
+        leaves = {k.rsplit(".", 1)[-1]: k for k in reversed(known)}
+        close = [leaves[k] for k in difflib.get_close_matches(word, list(leaves), n=1, cutoff=0.6)]
+    return f"; did you mean '{close[0]}'?" if close else ""
+
+
+def check(verb: str, arguments: list[str]):
+    """Compose the configuration once, to turn mistakes into messages that name the nearest known key.
+
+    Returns the configuration (of a sweep's first job). Raises UsageError.
+    """
+    from hydra import compose, initialize_config_module
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    words = [a for a in arguments if not a.startswith("-")]
+    try:
+        overrides = OverridesParser.create().parse_overrides(words)
+    except HydraException as error:
+        raise UsageError(f"{str(error).splitlines()[0]}; arguments have the form key=value") from error
+    sweeping = any(a in ("-m", "--multirun") for a in arguments)
+    for o in overrides:
+        if o.is_sweep_override() and not sweeping:
+            raise UsageError(f"'{o.input_line}' is a sweep; add -m to run every value, or quote a list as '[a,b]'")
+    members = groups()
+
+    def first(o) -> str:
+        if not o.is_sweep_override():
+            return o.input_line
+        value = next(o.sweep_string_iterator()) if not o.is_interval_sweep() else o.value().start
+        return f"{o.input_line.split('=', 1)[0]}={value}"
+
+    choices = [o for o in overrides if o.key_or_group in members and not o.is_add() and not o.is_delete()]
+    for o in choices:
+        choice = first(o).split("=", 1)[1]
+        if choice not in (*members[o.key_or_group], "null"):
+            known = members[o.key_or_group]
+            raise UsageError(
+                f"'{choice}' is no member of the group '{o.key_or_group}'{_nearest(choice, known)} "
+                f"There are: {', '.join(known)}"
+            )
+    with initialize_config_module("r3avatar.configs", version_base="1.3"):
+        try:
+            base = compose(verb, overrides=[first(o) for o in choices])
+            keys = _flatten(base)
+            used = [g for g in members if f"{g}" in keys or g in ("experiment", "debug")]
+            for o in overrides:
+                key = o.key_or_group
+                if o in choices and key not in used:
+                    raise UsageError(f"'{verb}' has no group '{key}'{_nearest(key, used)}")
+                known = o in choices or key in keys or key.split(".")[0] == "hydra" or o.is_add()
+                if not known and not any(key.startswith(f"{k}.") and _is_open(base, k) for k in keys):
+                    raise UsageError(f"unknown key '{key}'{_nearest(key, keys + list(members))}")
+            return compose(verb, overrides=[first(o) for o in overrides if not o.key_or_group.startswith("hydra")])
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UsageError(" ".join(str(error).split())) from error
+
+
+def _is_open(config, key: str) -> bool:
+    """Whether a key holds a free-form dictionary (an empty one in the file)."""
+    from omegaconf import DictConfig, OmegaConf
+
+    value = OmegaConf.select(config, key, throw_on_missing=False)
+    return isinstance(value, DictConfig) and len(value) == 0
+
+
+def explain(error: BaseException) -> str:
+    """The message that a user needs: Hydra's 'Error in call to target' is peeled off to the real cause."""
+    from hydra.errors import InstantiationException
+
+    while isinstance(error, InstantiationException) and error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    return text or type(error).__name__
+
+
+def _task(verb: str):
+    """The Hydra task of a verb: expected errors end in one line, unexpected ones in a traceback."""
+
+    def task(config):
+        from hydra.errors import InstantiationException
+        from omegaconf.errors import MissingMandatoryValue
+
+        from r3avatar.captures import CaptureError
+        from r3avatar.motion.poses import MotionError
+        from r3avatar.run import RunError
+
+        expected = (
+            CaptureError, MotionError, RunError, FileNotFoundError, FileExistsError, PermissionError,
+            MissingMandatoryValue, InstantiationException, ModuleNotFoundError,
+        )  # fmt: skip
+        try:
+            return importlib.import_module(f"r3avatar.verbs.{verb}").run(config)
+        except expected as error:
+            if os.environ.get("R3AVATAR_TRACEBACK") == "1":
+                raise
+            print(f"r3avatar {verb}: {explain(error)}\n(R3AVATAR_TRACEBACK=1 shows where)", file=sys.stderr)
+            raise SystemExit(2) from error
+
+    return task
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the command `r3avatar`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(overview())
+        return
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        print(f"r3avatar: unknown verb '{verb}'{_nearest(verb, list(VERBS))}\n\n{overview()}", file=sys.stderr)
+        raise SystemExit(2)
+    if any(a in ("-h", "--help") for a in rest):
+        print(verb_help(verb))
+        return
+    if verb == "doctor":
+        from r3avatar.verbs.doctor import main as doctor
+
+        raise SystemExit(doctor())
+    warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        config = check(verb, rest)
+        if "run" in config:
+            from r3avatar.run import open_run
+
+            open_run(config.run)
+    except Exception as error:
+        from r3avatar.run import RunError
+
+        if not isinstance(error, (UsageError, RunError)):
+            raise
+        print(f"r3avatar {verb}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+    import hydra
+
+    sys.argv = ["r3avatar", *rest]
+    hydra.main(version_base="1.3", config_path="pkg://r3avatar.configs", config_name=verb)(_task(verb))()
+
+
+if __name__ == "__main__":
+    main()

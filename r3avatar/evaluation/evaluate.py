@@ -1,0 +1,166 @@
+"""Evaluate an avatar on novel views and novel poses, by both protocols, with pictures and videos."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from r3avatar.avatar import Avatar
+from r3avatar.captures import Capture
+from r3avatar.evaluation.media import error_map, strip, write_image, write_video
+from r3avatar.evaluation.plots import retrieval_timeline
+from r3avatar.evaluation.protocols import evaluate_image
+from r3avatar.rasterizer import Rasterizer
+from r3avatar.retrieval import Retrieved
+from r3avatar.types import Batch, Gaussians
+
+log = logging.getLogger(__name__)
+SPLITS = ("novel_view", "novel_pose")
+
+
+def retrieve_for(capture: Capture, retriever, frames: list[int]) -> tuple[Retrieved, dict[int, int]]:
+    """Retrieve times for a whole contiguous stretch of the capture that covers `frames` (ids).
+
+    Returns the result for Q frames and the row of every frame id, so that the evaluation's stride cannot change it.
+    """
+    rows = {frame: row for row, frame in enumerate(capture.frame_ids)}
+    first, last = rows[min(frames)], rows[max(frames)]
+    result = retriever.retrieve(capture.poses.theta[first : last + 1])
+    return result, {capture.frame_ids[row]: row - first for row in range(first, last + 1)}
+
+
+def fit_retriever(retriever, capture: Capture):
+    """Fit on the training frames; a frame's change of pose is taken from the recording's own neighbouring frames."""
+    start, length = capture.recorded
+    rows = [row for row, frame in enumerate(capture.frame_ids) if start <= frame < start + length]
+    trained = set(capture.splits["train"].frames)
+    times = torch.tensor([capture.frame_ids[row] - start for row in rows], dtype=torch.float32)
+    bank = torch.tensor([capture.frame_ids[row] in trained for row in rows])
+    return retriever.fit(capture.poses.theta[rows], times, bank=bank)
+
+
+def poser(avatar: Avatar, split: str, retrieved: Retrieved | None, rows: dict[int, int]) -> Callable[[Batch], Gaussians]:
+    """How a batch of a split is posed: recorded times for novel views, retrieved ones for novel poses."""
+    if split == "novel_view":
+        return lambda batch: avatar(batch.pose, batch.time)
+    assert retrieved is not None
+    return lambda batch: avatar.animate(batch.pose, retrieved[[rows[int(f)] for f in batch.frame]])
+
+
+@torch.no_grad()
+def evaluate_split(
+    split: str,
+    avatar: Avatar,
+    rasterizer: Rasterizer,
+    batches: Iterable[Batch],
+    pose: Callable[[Batch], Gaussians],
+    media: Path | None,
+    lpips: nn.Module | None,
+    fps: float,
+    device: torch.device,
+) -> tuple[dict, list[dict]]:
+    """Means over all images of a split, {"paper": {...}, "standard": {...}}, and one row an image.
+
+    media: folder for <split>/<frame>_<view>.png (truth | render | error | alpha) and <split>.mp4; None writes nothing.
+    """
+    rows, strips = [], []
+    for batch in tqdm(batches, desc=f"evaluating {split.replace('_', ' ')}", leave=False, dynamic_ncols=True):
+        batch = batch.to(device)
+        gaussians = pose(batch)
+        render = rasterizer(gaussians, batch.cameras)
+        frame = int(batch.frame[0])
+        for view in range(batch.rgb.shape[1]):
+            truth, rgb = batch.rgb[0, view].float() / 255, render.rgb[0, view].clamp(0, 1)
+            alpha, mask = render.alpha[0, view], (batch.mask[0, view] & 1).bool()
+            values = evaluate_image(rgb, alpha, truth, mask, lpips=lpips)
+            rows.append({"frame": frame, "view": view, **{f"{p}.{k}": v for p, m in values.items() for k, v in m.items()}})
+            if media is not None:
+                picture = strip([truth, rgb, error_map(rgb, truth), alpha], [f"truth, frame {frame}", "render", "error", "alpha"])
+                write_image(media / split / f"{frame:06d}_{view}.png", picture)
+                if view == 0:
+                    strips.append(picture[:, : 2 * rgb.shape[1]])
+    if not rows:
+        raise ValueError(f"the split {split} has no images to evaluate; see capture.splits.{split}")
+    if media is not None:
+        write_video(media / f"{split}.mp4", strips, fps)
+    summary: dict = {"paper": {}, "standard": {}}
+    for key in rows[0]:
+        protocol, _, name = key.partition(".")
+        if name:
+            values = [row[key] for row in rows]
+            summary[protocol][name] = None if values[0] is None else float(np.mean(values))
+    for protocol in summary.values():
+        protocol["frames"] = len(rows)
+    return summary, rows
+
+
+def evaluate(
+    avatar: Avatar,
+    capture: Capture,
+    rasterizer: Rasterizer,
+    retriever,
+    loader: Callable[[str], Iterable[Batch]],
+    folder: Path,
+    splits: Iterable[str] = SPLITS,
+    lpips: nn.Module | None = None,
+    media: bool = True,
+) -> dict:
+    """Evaluate the named splits; writes media/ and logs/<split>_frames.json under `folder`; returns metrics' sections.
+
+    loader(split) yields full-frame batches of one frame and that split's views.
+    """
+    avatar.eval()
+    device = avatar.gaussians.positions.device
+    pictures = folder / "media" if media else None
+    result: dict = {"notes": {}}
+    for split in splits:
+        wanted = capture.splits[split]
+        retrieved, rows = None, {}
+        if split == "novel_pose":
+            fit_retriever(retriever, capture)
+            retrieved, rows = retrieve_for(capture, retriever, wanted.frames)
+            if pictures is not None:
+                query = sorted(rows, key=rows.__getitem__)
+                jumps = retrieved.jump.numpy()
+                retrieval_timeline(
+                    pictures / "retrieval_timeline.png", query, retrieved.times.numpy(), jumps, capture.recorded[0]
+                )
+        step = min((b - a for a, b in zip(wanted.frames, wanted.frames[1:])), default=1)
+        fps = max(1.0, (capture.fps or 15.0) / max(step, 1))
+        summary, table = evaluate_split(
+            split, avatar, rasterizer, loader(split), poser(avatar, split, retrieved, rows), pictures, lpips, fps, device
+        )
+        (folder / "logs").mkdir(exist_ok=True, parents=True)
+        (folder / "logs" / f"{split}_frames.json").write_text(json.dumps(table, indent=1))
+        result[split] = summary
+        if lpips is None:
+            for protocol in ("paper", "standard"):
+                result["notes"][f"{split}.{protocol}.lpips"] = "switched off by lpips=null; lpips=vgg computes it (pip install r3avatar[lpips])"
+    return result
+
+
+def table(metrics: dict) -> str:
+    """metrics.json as the table that ends an evaluation."""
+    lines = [f"{'':12} {'protocol':10} {'PSNR':>7} {'SSIM':>7} {'LPIPS':>7} {'mask IoU':>9} {'images':>7}"]
+
+    def cell(value, width: int, digits: int) -> str:
+        return f"{'-' if value is None else format(value, f'.{digits}f'):>{width}}"
+
+    for split in SPLITS:
+        for protocol in ("paper", "standard"):
+            section = metrics.get(split)
+            if section:
+                m = section[protocol]
+                lines.append(
+                    f"{split.replace('_', ' '):12} {protocol:10} {cell(m['psnr'], 7, 2)} {cell(m['ssim'], 7, 4)} "
+                    f"{cell(m['lpips'], 7, 4)} {cell(m.get('mask_iou'), 9, 4)} {m['frames']:7}"
+                )
+    return "\n".join(lines)
+

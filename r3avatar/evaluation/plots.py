@@ -1,0 +1,32 @@
+"""Plots of a run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import matplotlib
+
+matplotlib.use("Agg")
+
+import numpy as np
+from matplotlib import pyplot as plt
+
+from r3avatar.retrieval.parts import PARTS
+
+
+def retrieval_timeline(path: Path, query: list[int], times: np.ndarray, jumps: np.ndarray, first: int) -> Path:
+    """The retrieved time of every part over the query.
+
+    query: Q frame ids; times [Q, 5] frames since the first recorded one; jumps [Q, 5] bool; first: first recorded id.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
+    for p, name in enumerate(PARTS):
+        (line,) = axes.plot(query, times[:, p] + first, ".-", label=name.replace("_", " "), lw=1)
+        at = np.flatnonzero(jumps[:, p])
+        axes.plot(np.asarray(query)[at], times[at, p] + first, "o", mfc="none", color=line.get_color())
+    axes.set(xlabel="query frame", ylabel="retrieved frame", title="retrieved times (circles: jumps)")
+    axes.legend(fontsize=8, ncols=2)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

@@ -1,0 +1,171 @@
+"""What happens around the training step: progress, density control, checkpoints, pictures, logged scalars."""
+
+from __future__ import annotations
+
+import logging
+import os
+import resource
+import sys
+from collections import deque
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from tqdm import tqdm
+
+from r3avatar.evaluation.media import error_map, strip, write_image
+from r3avatar.training.density import DensityControl, apply_edit
+from r3avatar.training.module import AvatarModule
+
+log = logging.getLogger(__name__)
+
+
+def peak_memory_gib() -> float:
+    """Peak memory of this process (or of the CUDA device), GiB."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss is in bytes there, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+class DensityCallback(pl.Callback):
+    """Feeds the density control with every step's gradients and applies what it decides."""
+
+    def __init__(self, density: DensityControl):
+        self.density = density
+
+    def on_before_optimizer_step(self, trainer, module: AvatarModule, optimizer) -> None:
+        render, gaussians = module.render, module.gaussians
+        if self.density.collecting(module.images) and render is not None and gaussians is not None:
+            self.density.observe(render, module.attributes)
+
+    def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
+        if not self.density.due(module.images):
+            return
+        canonical = module.avatar.gaussians
+        edit = self.density.step(canonical, module.images, module.extent)
+        if edit is not None:
+            apply_edit(module.optimizers().optimizer, canonical, edit)
+
+    def state_dict(self) -> dict:
+        return self.density.state_dict()
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.density.load_state_dict(state_dict)
+
+
+class ProgressCallback(pl.Callback):
+    """One line that tells how the run is doing: loss, PSNR, Gaussians, images/s, memory, time left by the budget.
+
+    The step's values are read (a device synchronisation) only every `every` steps. The same values go to the logger.
+    """
+
+    def __init__(self, every: int = 20):
+        self.every = every
+        self._recent: deque[tuple[float, int]] = deque(maxlen=10)
+        self._bar: tqdm | None = None
+
+    def on_train_start(self, trainer, module: AvatarModule) -> None:
+        self._bar = tqdm(total=100, unit="%", desc="training", dynamic_ncols=True, bar_format="{l_bar}{bar}|{postfix}")
+        self._recent.append((module.seconds, module.images))
+
+    def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
+        if trainer.global_step % self.every and not trainer.should_stop:
+            return
+        self._recent.append((module.seconds, module.images))
+        (t0, i0), (t1, i1) = self._recent[0], self._recent[-1]
+        values = {f"loss/{k}": float(v) for k, v in outputs.items() if k != "loss"}
+        values |= {
+            "train/images": float(module.images),
+            "train/progress": module.progress,
+            "gaussians/number": float(len(module.avatar.gaussians)),
+            "perf/images_per_second": (i1 - i0) / max(t1 - t0, 1e-9),
+            "perf/memory_gib": peak_memory_gib(),
+        }
+        for group in module.optimizers().optimizer.param_groups:
+            values[f"train/lr_{group['name']}"] = group["lr"]
+        if trainer.logger is not None:
+            trainer.logger.log_metrics(values, step=module.images)
+        if self._bar is not None:
+            best = trainer.callback_metrics.get("novel_view/psnr")
+            self._bar.n = round(100 * module.progress, 1)
+            self._bar.set_postfix_str(
+                f"loss {values['loss/total']:.4f}, "
+                + (f"PSNR {float(best):.2f}, " if best is not None else "")
+                + f"{values['gaussians/number']:.0f} Gaussians, {module.images} images, "
+                f"{values['perf/images_per_second']:.1f} images/s, {values['perf/memory_gib']:.1f} GiB"
+            )
+
+    def on_train_end(self, trainer, module) -> None:
+        self.close()
+
+    def on_exception(self, trainer, module, exception) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class CheckpointCallback(pl.Callback):
+    """checkpoints/last.ckpt at every validation and at the end, best.ckpt by novel-view PSNR.
+
+    A file appears under its name only when whole, so that a kill or a full disk costs at most the newest interval.
+    Checkpoints hold tensors and plain containers alone: `torch.load(..., weights_only=True)` reads them.
+    """
+
+    def __init__(self, folder: str):
+        self.folder, self.best = Path(folder), float("-inf")
+
+    def on_validation_end(self, trainer, module: AvatarModule) -> None:
+        if not trainer.sanity_checking:
+            self._save(trainer, module)
+
+    def on_train_end(self, trainer, module: AvatarModule) -> None:
+        if trainer.state.status == "running" or not (self.folder / "last.ckpt").exists():
+            self._save(trainer, module)
+
+    def _save(self, trainer, module: AvatarModule) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        value = trainer.callback_metrics.get("novel_view/psnr")
+        improved = value is not None and float(value) > self.best
+        if improved:
+            self.best = float(value)
+        part = self.folder / "last.ckpt.part"
+        try:
+            trainer.save_checkpoint(part)
+        except OSError as error:
+            part.unlink(missing_ok=True)
+            raise OSError(f"checkpoint {self.folder / 'last.ckpt'} could not be written ({error}); the one before is intact") from error
+        if not trainer.is_global_zero:
+            return
+        os.replace(part, self.folder / "last.ckpt")
+        if improved:
+            link = self.folder / "best.ckpt.part"
+            link.unlink(missing_ok=True)
+            os.link(self.folder / "last.ckpt", link)  # the same bytes under a second name
+            os.replace(link, self.folder / "best.ckpt")
+
+    def state_dict(self) -> dict:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        self.best = state_dict["best"]
+
+
+class MediaCallback(pl.Callback):
+    """media/training/<images>.png at every validation: truth | render | error | alpha of the first held-out view."""
+
+    def __init__(self, folder: str):
+        self.folder = Path(folder)
+
+    def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
+        if batch_idx or trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        truth, rgb = batch.rgb[0, 0].float() / 255, outputs["rgb"][0, 0]
+        picture = strip(
+            [truth, rgb, error_map(rgb, truth), outputs["alpha"][0, 0]],
+            ["truth", f"{module.images} images", "error", "alpha"],
+        )
+        write_image(self.folder / f"{module.images:07d}.png", picture)

@@ -1,0 +1,80 @@
+"""Build the parts of a run from its configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from r3avatar.avatar import Avatar
+from r3avatar.body import BodyModel
+from r3avatar.captures import Capture
+from r3avatar.rasterizer import Rasterizer
+from r3avatar.run import checkpoint_of, open_run
+
+
+def build(config: DictConfig | None, **kwargs):
+    """Instantiate a group's member; its null member (an empty file) gives None."""
+    if config is None or "_target_" not in config:
+        return None
+    return instantiate(config, **kwargs)
+
+
+def choose_device(name: str) -> torch.device:
+    """'auto' is CUDA where there is one; anything else is taken as it is."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(name)
+
+
+def build_avatar(config: DictConfig, body: BodyModel, capture: Capture) -> Avatar:
+    """The untrained avatar of a configuration."""
+    return instantiate(
+        config.avatar,
+        body=body,
+        recorded_length=capture.recorded[1],
+        codebook=build(config.codebook),
+        skinning=build(config.skinning),
+        pose_refinement=build(config.pose_refinement),
+    )
+
+
+def build_retriever(config: DictConfig, body: BodyModel):
+    """The retriever of a configuration; its null member is the nearest whole-body frame."""
+    return instantiate(config, kind=body.kind)
+
+
+@dataclass
+class Run:
+    """A trained run, ready to render."""
+
+    folder: Path
+    config: DictConfig
+    capture: Capture
+    body: BodyModel
+    avatar: Avatar
+    rasterizer: Rasterizer
+    retriever: object
+    device: torch.device
+
+
+def load_run(config: DictConfig) -> Run:
+    """Load the run that a later verb names, with the verb's own choice of rasterizer, retrieval and paths over it."""
+    folder, trained = open_run(config.run)
+    for group in ("capture", "body"):
+        trained[group] = OmegaConf.merge(trained[group], config[group])
+    for group in ("rasterizer", "retrieval"):
+        if config.get(group) and "_target_" in config[group]:
+            trained[group] = config[group]
+    device = choose_device(config.device)
+    capture, body = instantiate(trained.capture), instantiate(trained.body)
+    avatar = build_avatar(trained, body, capture)
+    state = torch.load(checkpoint_of(folder, config.checkpoint), map_location="cpu", weights_only=True)["state_dict"]
+    avatar.load_state_dict({k.removeprefix("avatar."): v for k, v in state.items() if k.startswith("avatar.")})
+    return Run(
+        folder, trained, capture, body, avatar.to(device).eval(), instantiate(trained.rasterizer),
+        build_retriever(trained.retrieval, body), device,
+    )  # fmt: skip

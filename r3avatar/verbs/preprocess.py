@@ -1,0 +1,14 @@
+"""`r3avatar preprocess`: fill the frame cache."""
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from r3avatar.verbs.train import build_data
+
+
+def run(config: DictConfig) -> None:
+    """Undistort, scale and crop every frame that some split of the capture needs."""
+    capture, body = instantiate(config.capture), instantiate(config.body)
+    data = build_data(config, capture, body)
+    data.prepare_data()
+    print(f"prepared frames: {data.store_folder}")

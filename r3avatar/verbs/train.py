@@ -1,0 +1,151 @@
+"""`r3avatar train`: one run, from configuration to metrics."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from r3avatar.body import BodyModel
+from r3avatar.captures import Capture, CaptureDataModule
+from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
+from r3avatar.rasterizer.projection import scene_extent
+from r3avatar.run import RunError, create_run_folder, update_metrics
+from r3avatar.training.callbacks import (
+    CheckpointCallback,
+    DensityCallback,
+    MediaCallback,
+    ProgressCallback,
+    peak_memory_gib,
+)
+from r3avatar.training.module import AvatarModule, Budget
+from r3avatar.verbs.parts import build, build_avatar, build_retriever
+
+log = logging.getLogger(__name__)
+
+
+def run_folder(config: DictConfig) -> Path:
+    """outputs/<name>, or outputs/<name>/<job number> in a sweep."""
+    folder = Path(config.outputs) / config.name
+    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
+        folder = folder / str(HydraConfig.get().job.num)
+    return folder
+
+
+def build_data(config: DictConfig, capture: Capture, body: BodyModel) -> CaptureDataModule:
+    """The DataModule of a configuration."""
+    return CaptureDataModule(
+        capture,
+        body,
+        frames_per_step=config.batch.frames,
+        views_per_step=config.batch.views,
+        cache=config.cache.folder,
+        workers=config.workers,
+        seed=config.seed,
+        validation_frames=config.validation.frames,
+    )
+
+
+def build_module(config: DictConfig, capture: Capture, body: BodyModel) -> AvatarModule:
+    """The LightningModule of a configuration, untrained."""
+    ids = capture.split("train").cameras
+    centres = torch.stack([capture.cameras[capture.camera_index(c)].centres for c in ids])
+    return AvatarModule(
+        build_avatar(config, body, capture),
+        instantiate(config.rasterizer),
+        instantiate(config.loss),
+        instantiate(config.optimizer),
+        instantiate(config.learning_rates),
+        Budget(config.budget.images, config.budget.minutes),
+        float(scene_extent(centres)),
+        config.sh_degree_every,
+    )
+
+
+def run(config: DictConfig) -> float | None:
+    """Train, evaluate, and return the last validation PSNR (what a hyper-parameter search maximises)."""
+    folder = run_folder(config)
+    if config.overwrite and config.resume:
+        raise RunError("overwrite=true and resume=true exclude each other")
+    if config.overwrite and (folder / "config.yaml").exists():
+        for part in ("checkpoints", "media", "metrics.json", "config.yaml"):
+            path = folder / part
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    create_run_folder(folder, config, overrides, reuse=config.resume)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+
+    capture, body = instantiate(config.capture), instantiate(config.body)
+    data, module = build_data(config, capture, body), build_module(config, capture, body)
+    density = build(config.density, seed=config.seed)
+    callbacks = [ProgressCallback(config.trainer_log_every), CheckpointCallback(str(folder / "checkpoints"))]
+    if density is not None:
+        callbacks.insert(0, DensityCallback(density))
+    if config.media:
+        callbacks.append(MediaCallback(str(folder / "media" / "training")))
+    logger = build(config.logger, save_dir=str(folder / "logs"))
+    if logger is not None:
+        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
+
+    images_per_step = config.batch.frames * config.batch.views
+    steps = None if config.budget.images is None else max(1, -(-config.budget.images // images_per_step))
+    every = max(1, -(-config.validation.every_images // images_per_step))
+    trainer: pl.Trainer = instantiate(
+        config.trainer,
+        max_steps=steps or -1,
+        val_check_interval=every if steps is None else min(every, steps),
+        default_root_dir=str(folder),
+        callbacks=callbacks,
+        logger=logger if logger is not None else False,
+    )
+    last = folder / "checkpoints" / "last.ckpt"
+    try:
+        trainer.fit(module, data, ckpt_path=str(last) if config.resume and last.exists() else None)
+    finally:
+        _finish(logger)
+    if trainer.interrupted:
+        raise RunError(f"interrupted; go on with: r3avatar train name={config.name} resume=true and the same overrides")
+
+    metrics = update_metrics(
+        folder,
+        train={
+            "images": module.images,
+            "seconds": round(module.seconds, 2),
+            "images_per_second": round(module.images / max(module.seconds, 1e-9), 2),
+            "gaussians": len(module.avatar.gaussians),
+            "peak_memory_gib": round(peak_memory_gib(), 2),
+            "device": str(trainer.strategy.root_device),
+        },
+        **{split: None for split in SPLITS},
+        notes={split: "not computed: evaluate=false; run r3avatar evaluate run=" + str(folder) for split in SPLITS},
+    )
+    if config.evaluate:
+        module.avatar.to(trainer.strategy.root_device)
+        sections = evaluate(
+            module.avatar, capture, module.rasterizer, build_retriever(config.retrieval, body), data.eval_dataloader,
+            folder, SPLITS, build(config.lpips), config.media,
+        )  # fmt: skip
+        metrics = update_metrics(folder, **sections)
+        print(f"\n{table(metrics)}")
+    t = metrics["train"]
+    print(
+        f"\n{t['images']} images in {t['seconds']:.0f} s ({t['images_per_second']:.1f} images/s, {t['device']}), "
+        f"{t['gaussians']} Gaussians, peak memory {t['peak_memory_gib']} GiB\nrun folder: {folder}"
+    )
+    value = trainer.callback_metrics.get("novel_view/psnr")
+    return None if value is None else float(value)
+
+
+def _finish(logger) -> None:
+    """Close a W&B run, or the next job of a sweep would log into it."""
+    if type(logger).__name__ == "WandbLogger":
+        import wandb
+
+        wandb.finish()
