@@ -38,8 +38,8 @@ STEP = 2.0**-20  # metres: vertices and shape directions are stored as multiples
 # One unit of beta, as the (low, high) settings that stand for -2 and +2. `None` on the low side: one-sided, 0 and +2.
 SHAPES = {
     "height": ({"height": -0.14}, {"height": 0.14}),  # relative to the neutral value, about +-15 cm at +-2
-    "weight": ({"weight": -0.35}, {"weight": 0.35}),
-    "muscle": ({"muscle": -0.4}, {"muscle": 0.4}),
+    "weight": ({"weight": -0.5}, {"weight": 0.5}),
+    "muscle": ({"muscle": -0.5}, {"muscle": 0.5}),
     "gender": ({"gender": -0.5}, {"gender": 0.5}),
     "age": (None, {"age": 0.25}),
     "proportions": ({"proportions": -0.5}, {"proportions": 0.5}),
@@ -170,8 +170,8 @@ def _sample(path: Path, uv: np.ndarray) -> np.ndarray:
 def skinning_weights(model: anny.Anny) -> np.ndarray:
     """Anny's weights summed into the 55 joints, the four largest kept, rows summing exactly to 1 in float32."""
     merged = model.dense_vertex_bone_weights.numpy() @ rig.bone_to_joint(model.bone_labels, model.bone_parents)
-    fourth = np.sort(merged, axis=1)[:, -4:-3]
-    return _rows_to_one(np.where(merged >= np.maximum(fourth, 1e-4), merged, 0.0), 2**16)
+    rank = np.argsort(np.argsort(-merged, axis=1, kind="stable"), axis=1)
+    return _rows_to_one(np.where((rank < 4) & (merged > 1e-4), merged, 0.0), 2**16)
 
 
 def _rows_to_one(rows: np.ndarray, steps: int) -> np.ndarray:

@@ -15,6 +15,8 @@ GENDERS = ("neutral", "male", "female")
 REQUIRED = ("v_template", "shapedirs", "J_regressor", "weights", "kintree_table", "f")
 SMPLX_SHAPE_COLUMNS = {400: 300, 20: 10}  # columns of `shapedirs` -> how many are shape; the rest is expression
 DEMO = "demo_body.npz"
+BODY_KEYS = frozenset(REQUIRED) | {"posedirs", "num_betas", "shape_names", "expression_names", "part", "part_names"}
+BODY_KEYS |= {"vt", "ft", "hands_meanl", "hands_meanr", "hands_componentsl", "hands_componentsr"}
 
 
 def load_body(
@@ -139,12 +141,16 @@ def demo_arrays() -> dict[str, np.ndarray]:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays of a body file: .npz without pickled objects, or .pkl through the restricted reader."""
+    """The arrays a body is made of (BODY_KEYS): of a .npz without pickled objects, or a .pkl through the restricted reader."""
     if file.suffix == ".pkl":
         content = load_pickle(file)
         if not isinstance(content, dict):
             raise ValueError(f"{file}: a body file holds a dict; found {type(content).__name__}")
-        return {key: value for key, value in content.items() if isinstance(value, np.ndarray)}
+        arrays = {key: np.asarray(value) for key, value in content.items() if key in BODY_KEYS}
+        for key, array in arrays.items():
+            if array.dtype.hasobject:
+                raise ValueError(f"{file}: {key} holds objects, not numbers")
+        return arrays
     if file.suffix != ".npz":
         raise ValueError(f"{file}: expected a .npz or .pkl body file")
     try:
@@ -153,10 +159,6 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
             return {key: archive[key] for key in archive.files if key in BODY_KEYS}
     except zipfile.BadZipFile as error:
         raise ValueError(f"{file}: not a .npz archive, or a truncated one") from error
-
-
-BODY_KEYS = frozenset(REQUIRED) | {"posedirs", "num_betas", "shape_names", "expression_names", "part", "part_names"}
-BODY_KEYS |= {"vt", "ft", "hands_meanl", "hands_meanr", "hands_componentsl", "hands_componentsr"}
 
 
 def find_body_file(kind: str, path: str | None, gender: str) -> Path:

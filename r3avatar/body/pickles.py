@@ -127,6 +127,11 @@ def _encode(text, encoding):
     return text.encode("latin1")
 
 
+def _bytes(data=b"", encoding="latin1"):
+    """`bytes` and `bytearray` of given bytes; of a number they would allocate that many."""
+    return _encode(data, encoding) if isinstance(data, str) else b"".join([data])
+
+
 def _new_object(cls, _base, _state):
     """`copyreg._reconstructor`, by which protocol 0 and 1 write objects; the stand-ins take no arguments."""
     return cls()
@@ -154,8 +159,9 @@ def _admitted() -> dict[tuple[str, str], object]:
         for module in (form, f"_{form}"):
             names[f"scipy.sparse.{module}", f"{form}_matrix"] = stand_in
             names[f"scipy.sparse.{module}", f"{form}_array"] = stand_in
-    for container in (list, dict, tuple, set, frozenset, bytearray, complex):
-        names["builtins", container.__name__] = names["__builtin__", container.__name__] = container
+    plain = {made.__name__: made for made in (list, dict, tuple, set, frozenset, complex)}
+    for name, made in {**plain, "bytes": _bytes, "bytearray": _bytes}.items():
+        names["builtins", name] = names["__builtin__", name] = made  # Python 3, Python 2
     return names
 
 
@@ -190,6 +196,6 @@ def _resolved(value, memo: dict[int, object]):
         return result
     if isinstance(value, tuple | set | frozenset):
         return type(value)(_resolved(item, memo) for item in value)
-    if isinstance(value, _Name | _Dtype):
-        raise pickle.UnpicklingError(f"a bare {type(value).__name__.strip('_').lower()} is not a value")
+    if isinstance(value, _Name | _Dtype | type) or callable(value):
+        raise pickle.UnpicklingError("the name of a class or function stands where a value should")
     return value
