@@ -4,6 +4,9 @@ VENV ?= .venv
 NAME ?= demo
 # Where this Python already has CUDA and gsplat, the environment is laid over it, so that the demo uses them.
 OVER := $(shell $(PYTHON) -c "import gsplat, torch; print('--system-site-packages' if torch.cuda.is_available() else '')" 2>/dev/null)
+# More overrides for the demo's steps, e.g. make demo NAME=long TRAIN=budget.images=20000
+SYNTHESIZE ?=
+TRAIN ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
@@ -13,8 +16,8 @@ help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 demo: install ## make a capture of a dancing person, train an avatar, evaluate it, move it (outputs/demo)
-	$(BIN)/r3avatar synthesize
-	$(BIN)/r3avatar train experiment=demo name=$(NAME) overwrite=true
+	$(BIN)/r3avatar synthesize $(SYNTHESIZE)
+	$(BIN)/r3avatar train experiment=demo name=$(NAME) overwrite=true $(TRAIN)
 	$(BIN)/r3avatar animate run=outputs/$(NAME)
 	@$(BIN)/python -m r3avatar.evaluation.summary outputs/$(NAME)
 

@@ -41,7 +41,11 @@ VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
     ),
     "animate": (
         "move a run's avatar into poses that it never took",
-        ("run=outputs/demo", "run=outputs/demo motion=poses.npz camera=turntable", "run=outputs/demo camera=8 retrieval=none"),
+        (
+            "run=outputs/demo",
+            "run=outputs/demo motion=poses.npz camera=turntable",
+            "run=outputs/demo camera=8 retrieval=none",
+        ),
     ),
     "doctor": ("tell what works on this machine, and the command that mends what does not", ("", "", "")),
 }
@@ -79,9 +83,15 @@ def verb_help(verb: str) -> str:
         lines += ["", "groups (GROUP=MEMBER)"]
         lines += [f"  {g:16} {', '.join(m)}" for g, m in groups().items() if f" {g}:" in text]
         keys = text[text.index("\nhydra:") if "\nhydra:" in text and text.index("\nhydra:") < 0 else 0 :]
-        lines += ["", f"keys (configs/{verb}.yaml; every one, and every key of a group's member, can be set by key=value)"]
+        lines += [
+            "",
+            f"keys (configs/{verb}.yaml; every one, and every key of a group's member, can be set by key=value)",
+        ]
         lines += ["  " + line for line in keys.split("\nhydra:")[0].splitlines()]
-        lines += ["", "-m or --multirun runs every combination of comma-separated values; --cfg job prints the configuration."]
+        lines += [
+            "",
+            "-m or --multirun runs every combination of comma-separated values; --cfg job prints the configuration.",
+        ]
     return "\n".join(lines)
 
 

@@ -56,7 +56,7 @@ def write_json(path: Path, value) -> None:
 
 
 def create_run_folder(folder: Path, config: DictConfig, overrides: list[str], reuse: bool) -> None:
-    """Make `folder` with config.yaml (resolved), overrides, versions and git state.
+    """Make `folder` with config.yaml (resolved), overrides, versions and git state; <outputs>/latest points to it.
 
     Raises RunError if the folder holds a run already and `reuse` is False: nothing is overwritten silently.
     """
@@ -70,10 +70,11 @@ def create_run_folder(folder: Path, config: DictConfig, overrides: list[str], re
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     (folder / "overrides.txt").write_text("\n".join(overrides) + "\n")
     write_json(folder / "versions.json", {"command": sys.argv, "versions": versions(), "git": git_state()})
-    latest = folder.parent / "latest"
+    outputs = Path(config.outputs)
+    latest = outputs / "latest"
     if latest.is_symlink() or not latest.exists():
-        temporary = folder.parent / f".latest-{os.getpid()}"
-        temporary.symlink_to(folder.name)
+        temporary = outputs / f".latest-{os.getpid()}"
+        temporary.symlink_to(folder.relative_to(outputs))
         os.replace(temporary, latest)
 
 

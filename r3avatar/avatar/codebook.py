@@ -13,9 +13,9 @@ PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 class TemporalCodebook(nn.Module):
     """Features of canonical points at recorded times: the product over six planes, concatenated over scales.
 
-    Source: HexPlane (Cao and Johnson 2023), K-Planes (Fridovich-Keil et al. 2023); R3-Avatar, section "temporal codebook".
-    All planes live in one parameter, [texels, channels], so that the optimizer, the CPU kernels and a checkpoint see one
-    tensor; `plane()` gives views.
+    Source: HexPlane (Cao and Johnson 2023), K-Planes (Fridovich-Keil et al. 2023); R3-Avatar.
+    All planes live in one parameter, [texels, channels], so that the optimizer, the CPU kernels and a checkpoint see
+    one tensor; `plane()` gives views.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class TemporalCodebook(nn.Module):
         return 2 * times / self.recorded_length - 1
 
     def forward(self, points: Tensor, times: Tensor) -> Tensor:
-        """Features [F, N, scales * channels] of canonical `points` [N, 3] (metres) at every one of `times` [F] (frames)."""
+        """Features [F, N, scales * channels] of canonical `points` [N, 3] (metres) at all of `times` [F] (frames)."""
         return self.sample(self.normalise_points(points), self.normalise_times(times))
 
     def sample(self, points: Tensor, taus: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """CPU kernels of the temporal codebook: bilinear samples of six planes, their product, and its exact gradient.
 
-Every kernel walks channel-last texels, so that one bilinear sample is four contiguous rows. The planes of space are read
-once a point and shared by all the times of a step. The backward pass runs in two phases without races: over points
+Every kernel walks channel-last texels, so that one bilinear sample is four contiguous rows. The planes of space are
+read once a point and shared by all the times of a step. The backward pass runs in two phases without races: over points
 (gradients of samples and coordinates), then over planes (scatter), so results do not depend on the number of threads.
 """
 

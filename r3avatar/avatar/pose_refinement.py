@@ -32,7 +32,11 @@ class PoseRefinement(nn.Module):
     def __init__(self, joints: int, width: int = 128):
         super().__init__()
         inputs = 3 * (joints - 1)
-        self.hidden1, self.hidden2, self.out = nn.Linear(inputs, width), nn.Linear(width, width), nn.Linear(width, inputs)
+        self.hidden1, self.hidden2, self.out = (
+            nn.Linear(inputs, width),
+            nn.Linear(width, width),
+            nn.Linear(width, inputs),
+        )
         for layer in (self.hidden1, self.hidden2):
             nn.init.xavier_uniform_(layer.weight, gain=math.sqrt(2))
             nn.init.zeros_(layer.bias)

@@ -14,8 +14,10 @@ from r3avatar.types import BodyPose
 
 
 def positional_encoding(points: Tensor, frequencies: int = 10) -> Tensor:
-    """[p, sin p, cos p, sin 2p, cos 2p, ...] with frequencies 2^k, no factor pi: [..., 3] to [..., 3 + 6 frequencies]."""
-    angles = points[..., None, :] * (2.0 ** torch.arange(frequencies, device=points.device, dtype=points.dtype))[:, None]
+    """[p, sin p, cos p, sin 2p, cos 2p, ...] frequencies 2^k, no factor pi: [..., 3] to [..., 3 + 6 K]."""
+    angles = (
+        points[..., None, :] * (2.0 ** torch.arange(frequencies, device=points.device, dtype=points.dtype))[:, None]
+    )
     waves = torch.stack([angles.sin(), angles.cos()], -2)  # [..., frequencies, 2, 3]
     return torch.cat([points, waves.flatten(-3)], -1)
 
@@ -88,7 +90,7 @@ class Skinning(nn.Module):
         self.nearest = NearestVertex(vertices)
 
     def pose(self, pose: BodyPose, corrections: Tensor | None = None) -> PosedFrame:
-        """The F frames of `pose`, with the refinement's matrices `corrections` [F, J-1, 3, 3] on the right of each joint."""
+        """The F frames of `pose`, with refinement matrices `corrections` [F, J-1, 3, 3] on the right of each joint."""
         body = self.body
         rotations = body.rotations(pose.theta)
         if corrections is not None:

@@ -46,7 +46,9 @@ def fit_retriever(retriever, capture: Capture):
     return retriever.fit(capture.poses.theta[rows], times, bank=bank)
 
 
-def poser(avatar: Avatar, split: str, retrieved: Retrieved | None, rows: dict[int, int]) -> Callable[[Batch], Gaussians]:
+def poser(
+    avatar: Avatar, split: str, retrieved: Retrieved | None, rows: dict[int, int]
+) -> Callable[[Batch], Gaussians]:
     """How a batch of a split is posed: recorded times for novel views, retrieved ones for novel poses."""
     if split == "novel_view":
         return lambda batch: avatar(batch.pose, batch.time)
@@ -80,9 +82,13 @@ def evaluate_split(
             truth, rgb = batch.rgb[0, view].float() / 255, render.rgb[0, view].clamp(0, 1)
             alpha, mask = render.alpha[0, view], (batch.mask[0, view] & 1).bool()
             values = evaluate_image(rgb, alpha, truth, mask, lpips=lpips)
-            rows.append({"frame": frame, "view": view, **{f"{p}.{k}": v for p, m in values.items() for k, v in m.items()}})
+            rows.append(
+                {"frame": frame, "view": view, **{f"{p}.{k}": v for p, m in values.items() for k, v in m.items()}}
+            )
             if media is not None:
-                picture = strip([truth, rgb, error_map(rgb, truth), alpha], [f"truth, frame {frame}", "render", "error", "alpha"])
+                picture = strip(
+                    [truth, rgb, error_map(rgb, truth), alpha], [f"truth, frame {frame}", "render", "error", "alpha"]
+                )
                 write_image(media / split / f"{frame:06d}_{view}.png", picture)
                 if view == 0:
                     strips.append(picture[:, : 2 * rgb.shape[1]])
@@ -135,14 +141,24 @@ def evaluate(
         step = min((b - a for a, b in zip(wanted.frames, wanted.frames[1:])), default=1)
         fps = max(1.0, (capture.fps or 15.0) / max(step, 1))
         summary, table = evaluate_split(
-            split, avatar, rasterizer, loader(split), poser(avatar, split, retrieved, rows), pictures, lpips, fps, device
+            split,
+            avatar,
+            rasterizer,
+            loader(split),
+            poser(avatar, split, retrieved, rows),
+            pictures,
+            lpips,
+            fps,
+            device,
         )
         (folder / "logs").mkdir(exist_ok=True, parents=True)
         (folder / "logs" / f"{split}_frames.json").write_text(json.dumps(table, indent=1))
         result[split] = summary
         if lpips is None:
             for protocol in ("paper", "standard"):
-                result["notes"][f"{split}.{protocol}.lpips"] = "switched off by lpips=null; lpips=vgg computes it (pip install r3avatar[lpips])"
+                result["notes"][f"{split}.{protocol}.lpips"] = (
+                    "switched off by lpips=null; lpips=vgg computes it (pip install r3avatar[lpips])"
+                )
     return result
 
 
@@ -163,4 +179,3 @@ def table(metrics: dict) -> str:
                     f"{cell(m['lpips'], 7, 4)} {cell(m.get('mask_iou'), 9, 4)} {m['frames']:7}"
                 )
     return "\n".join(lines)
-

@@ -30,7 +30,7 @@ def write_image(path: Path, image: Tensor | np.ndarray) -> Path:
 
 
 def error_map(rgb: Tensor, truth: Tensor) -> np.ndarray:
-    """Absolute error averaged over channels, [H, W], in false colour (0 dark, 0.25 and above bright), [H, W, 3] uint8."""
+    """Absolute error, mean over channels, in false colour (0 dark, 0.25 and above bright): [H, W, 3] uint8."""
     error = (rgb - truth).abs().mean(-1).detach().cpu().numpy()
     scaled = (np.clip(error / 0.25, 0, 1) * 255).astype(np.uint8)
     return np.ascontiguousarray(cv2.applyColorMap(scaled, cv2.COLORMAP_INFERNO)[..., ::-1])

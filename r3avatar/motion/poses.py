@@ -38,7 +38,9 @@ def load_motion(path: str | Path, like: BodyPose) -> tuple[BodyPose, float | Non
         raise MotionError(f"{path} is not a readable .npz ({error})") from error
     missing = {"theta", "transl"} - set(arrays)
     if missing:
-        raise MotionError(f"{path} lacks {', '.join(sorted(missing))}; it holds {', '.join(sorted(arrays)) or 'nothing'}")
+        raise MotionError(
+            f"{path} lacks {', '.join(sorted(missing))}; it holds {', '.join(sorted(arrays)) or 'nothing'}"
+        )
     theta, transl, joints = arrays["theta"], arrays["transl"], like.theta.shape[1]
     if theta.ndim != 3 or theta.shape[1:] != (joints, 3) or len(theta) == 0:
         raise MotionError(f"{path}: theta is {theta.shape}; this avatar's body takes [F, {joints}, 3] with F > 0")

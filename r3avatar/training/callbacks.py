@@ -14,7 +14,7 @@ import torch
 from tqdm import tqdm
 
 from r3avatar.evaluation.media import error_map, strip, write_image
-from r3avatar.training.density import DensityControl, apply_edit
+from r3avatar.training.density import DensityControl, NoDensityControl, apply_edit
 from r3avatar.training.module import AvatarModule
 
 log = logging.getLogger(__name__)
@@ -31,13 +31,13 @@ def peak_memory_gib() -> float:
 class DensityCallback(pl.Callback):
     """Feeds the density control with every step's gradients and applies what it decides."""
 
-    def __init__(self, density: DensityControl):
-        self.density = density
+    def __init__(self, density: DensityControl | NoDensityControl, width: int, height: int):
+        """width, height: pixels of the training cameras' whole frames; gradients are measured in their NDC units."""
+        self.density, self.width, self.height = density, width, height
 
     def on_before_optimizer_step(self, trainer, module: AvatarModule, optimizer) -> None:
-        render, gaussians = module.render, module.gaussians
-        if self.density.collecting(module.images) and render is not None and gaussians is not None:
-            self.density.observe(render, module.attributes)
+        if self.density.collecting(module.images) and module.render is not None and module.attributes is not None:
+            self.density.observe(module.render, module.attributes, self.width, self.height)
 
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
         if not self.density.due(module.images):
@@ -137,7 +137,9 @@ class CheckpointCallback(pl.Callback):
             trainer.save_checkpoint(part)
         except OSError as error:
             part.unlink(missing_ok=True)
-            raise OSError(f"checkpoint {self.folder / 'last.ckpt'} could not be written ({error}); the one before is intact") from error
+            raise OSError(
+                f"checkpoint {self.folder / 'last.ckpt'} could not be written ({error}); the one before is intact"
+            ) from error
         if not trainer.is_global_zero:
             return
         os.replace(part, self.folder / "last.ckpt")

@@ -52,8 +52,8 @@ def make_optimizer(
 class LearningRates:
     """Learning rates over a run: log-linear from each group's start to `final` times it.
 
-    final: factor at the end, one a group (absent: 1, no decay). Published: positions 0.01 over 30000 images whatever the
-    run's length, all others constant; by default here every group decays and the schedule ends with the run.
+    final: factor at the end, one a group (absent: 1, no decay). Published: positions 0.01 over 30000 images
+    whatever the run's length, all others constant; by default here every group decays, over the run's length.
     decay_images: length of the schedule in images; None: the run's whole budget (images or minutes, whichever leads).
     batch_rule: factor for steps of B images: 'sqrt' (sqrt B, Adam's noise scale), 'linear' (B) or 'none'.
     """
@@ -67,7 +67,7 @@ class LearningRates:
         self.final, self.decay_images, self.batch_rule = dict(final), decay_images, batch_rule
 
     def apply(self, optimizer: torch.optim.Optimizer, progress: float, images: int, batch: int) -> None:
-        """Set every group's rate at `progress` (0 to 1) of the run's budget, after `images` images, for steps of `batch`."""
+        """Set every group's rate at `progress` (0 to 1) of the budget, after `images` images, for steps of `batch`."""
         u = progress if self.decay_images is None else images / self.decay_images
         u = min(max(u, 0.0), 1.0)
         step = {"none": 1.0, "sqrt": math.sqrt(batch), "linear": float(batch)}[self.batch_rule]

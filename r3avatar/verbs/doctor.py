@@ -26,7 +26,7 @@ def _importable(module: str) -> str | None:
 
 
 def rows() -> list[tuple[str, str, str, str]]:
-    """(what, state, found, fix): state is 'ok', 'missing' (needed) or 'optional' (absent, and only some things need it)."""
+    """(what, state, found, fix): state is 'ok', 'missing' (needed) or 'optional' (absent, needed by some things)."""
     result = []
 
     def add(what: str, works: bool, found: str, fix: str = "", needed: bool = False) -> None:
@@ -43,23 +43,43 @@ def rows() -> list[tuple[str, str, str, str]]:
         import torch
 
         cuda = torch.cuda.is_available()
-        found = f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}" if cuda else "no CUDA device: training runs on the CPU"
+        found = (
+            f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}"
+            if cuda
+            else "no CUDA device: training runs on the CPU"
+        )
         add("CUDA", cuda, found, "install a CUDA build of torch (https://pytorch.org/get-started)")
         broken = _importable("gsplat")
         add("gsplat (rasterizer on CUDA)", broken is None, _version("gsplat") or str(broken), "pip install -e '.[gpu]'")
     broken = _importable("faiss")
     faiss = _version("faiss-gpu") or _version("faiss-cpu")
-    add("faiss (pose retrieval)", broken is None, faiss or "absent: the torch search gives the same answers", "pip install -e '.[faiss]'")
+    add(
+        "faiss (pose retrieval)",
+        broken is None,
+        faiss or "absent: the torch search gives the same answers",
+        "pip install -e '.[faiss]'",
+    )
     if _importable("av") is None:
         import av
 
         encodes = "libx264" in av.codecs_available
-        add("H.264 videos (ffmpeg in av)", encodes, "libx264" if encodes else "no libx264", "pip install --force-reinstall av", True)
+        add(
+            "H.264 videos (ffmpeg in av)",
+            encodes,
+            "libx264" if encodes else "no libx264",
+            "pip install --force-reinstall av",
+            True,
+        )
     broken = _importable("lpips")
     add("lpips (perceptual loss, metric)", broken is None, _version("lpips") or "absent", "pip install -e '.[lpips]'")
     broken = _importable("wandb")
     mode = os.environ.get("WANDB_MODE", "offline unless logger.offline=false")
-    add("wandb (dashboards)", broken is None, f"{_version('wandb')}, {mode}" if broken is None else broken, "pip install wandb")
+    add(
+        "wandb (dashboards)",
+        broken is None,
+        f"{_version('wandb')}, {mode}" if broken is None else broken,
+        "pip install wandb",
+    )
     from r3avatar.body import load_body
 
     body = load_body("demo")
@@ -68,7 +88,7 @@ def rows() -> list[tuple[str, str, str, str]]:
         folder = os.environ.get("R3AVATAR_BODIES")
         found = Path(folder, kind).is_dir() if folder else False
         site = "smpl-x.is.tue.mpg.de" if kind == "smplx" else "smpl.is.tue.mpg.de"
-        fix = f"register at https://{site}, then pass body={kind} body.path=DIR (or set R3AVATAR_BODIES=DIR holding {kind}/)"
+        fix = f"register at https://{site}, then pass body={kind} body.path=DIR (R3AVATAR_BODIES=DIR checks it here)"
         add(f"body={kind}", found, f"{folder}/{kind}" if found else "no files named by R3AVATAR_BODIES", fix)
     return result
 

@@ -24,7 +24,9 @@ def choose_cameras(run: Run, name: str, pose: BodyPose, turns: float, scale: flo
         target = (vertices.amin((0, 1)) + vertices.amax((0, 1))) / 2
         return turntable(rig, target, F, turns).scaled(scale)
     if name not in capture.camera_ids:
-        raise RunError(f"camera={name} is neither 'turntable' nor one of the capture's: {', '.join(capture.camera_ids)}")
+        raise RunError(
+            f"camera={name} is neither 'turntable' nor one of the capture's: {', '.join(capture.camera_ids)}"
+        )
     return still(capture.cameras[capture.camera_index(name)], F).scaled(scale)
 
 

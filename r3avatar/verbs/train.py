@@ -84,10 +84,11 @@ def run(config: DictConfig) -> float | None:
 
     capture, body = instantiate(config.capture), instantiate(config.body)
     data, module = build_data(config, capture, body), build_module(config, capture, body)
-    density = build(config.density, seed=config.seed)
+    density = build(config.density)
     callbacks = [ProgressCallback(config.trainer_log_every), CheckpointCallback(str(folder / "checkpoints"))]
     if density is not None:
-        callbacks.insert(0, DensityCallback(density))
+        camera = capture.cameras[capture.camera_index(capture.split("train").cameras[0])]
+        callbacks.insert(0, DensityCallback(density, camera.width, camera.height))
     if config.media:
         callbacks.append(MediaCallback(str(folder / "media" / "training")))
     logger = build(config.logger, save_dir=str(folder / "logs"))

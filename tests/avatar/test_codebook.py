@@ -35,7 +35,11 @@ def test_gradcheck():
 
 
 def test_no_points_and_unknown_backend():
-    assert _codebook().sample(torch.zeros(0, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)).shape == (2, 0, 6)
+    assert _codebook().sample(torch.zeros(0, 3, dtype=torch.float64), torch.zeros(2, dtype=torch.float64)).shape == (
+        2,
+        0,
+        6,
+    )
     with pytest.raises(ValueError, match="auto, numba, torch"):
         _codebook(backend="fast")
 

@@ -42,7 +42,9 @@ def test_decoder(oracle, parity):
         getattr(decoder, name).weight.data = torch.from_numpy(z[f"head_{name}_weight"])
         getattr(decoder, name).bias.data = torch.from_numpy(z[f"head_{name}_bias"])
     out = decoder(torch.from_numpy(z["features"])[None])
-    for name, stored in dict(offset="offset", opacity_logit="opacity_logit", scale="scale", rotation="rotation").items():
+    for name, stored in dict(
+        offset="offset", opacity_logit="opacity_logit", scale="scale", rotation="rotation"
+    ).items():
         expected = z[f"out_{stored}"]
         found = getattr(out, name)[0].detach().numpy()
         error = (np.abs(found - expected) / np.maximum(1, np.abs(expected))).max()
