@@ -58,8 +58,14 @@ def load_body(
     if missing:
         raise ValueError(f"{source}: no key {', '.join(missing)}; it has {', '.join(sorted(arrays))}")
     try:
-        return _body_of("smpl" if kind == "smpl" else "smplx", arrays, num_betas, num_expression,
-                        flat_hand_mean, published_expression)  # fmt: skip
+        return _body_of(
+            "smpl" if kind == "smpl" else "smplx",
+            arrays,
+            num_betas=num_betas,
+            num_expression=num_expression,
+            flat_hand_mean=flat_hand_mean,
+            published_expression=published_expression,
+        )
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
 
@@ -67,6 +73,7 @@ def load_body(
 def _body_of(
     kind: str,
     arrays: dict[str, np.ndarray],
+    *,
     num_betas: int,
     num_expression: int,
     flat_hand_mean: bool,
@@ -141,7 +148,7 @@ def demo_arrays() -> dict[str, np.ndarray]:
 
 
 def read_arrays(file: Path) -> dict[str, np.ndarray]:
-    """The arrays a body is made of (BODY_KEYS): of a .npz without pickled objects, or a .pkl through the restricted reader."""
+    """The arrays a body is made of (BODY_KEYS), from a .npz, or from a .pkl through the restricted reader."""
     if file.suffix == ".pkl":
         content = load_pickle(file)
         if not isinstance(content, dict):
