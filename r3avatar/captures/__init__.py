@@ -1,5 +1,38 @@
 """Captures: one reader a data set, the frame cache, splits, the data module."""
 
+from r3avatar.captures.boxes import body_bounds, projected_box_mask
+from r3avatar.captures.cache import FrameStore, frames_of_splits, prepare
+from r3avatar.captures.capture import Capture, CaptureError, Split, parse_ids
+from r3avatar.captures.dna_rendering import DnaRendering
+from r3avatar.captures.hand_mean import read_hand_mean
+from r3avatar.captures.prepared_frame import BOUND, PERSON, PreparedFrame
 from r3avatar.captures.smc import SmcWriter
 
-__all__ = ["SmcWriter"]
+
+def __getattr__(name: str):
+    # Lightning is loaded with the data module, not with the readers.
+    if name == "CaptureDataModule":
+        from r3avatar.captures.datamodule import CaptureDataModule
+
+        return CaptureDataModule
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "BOUND",
+    "PERSON",
+    "Capture",
+    "CaptureDataModule",
+    "CaptureError",
+    "DnaRendering",
+    "FrameStore",
+    "PreparedFrame",
+    "SmcWriter",
+    "Split",
+    "body_bounds",
+    "frames_of_splits",
+    "parse_ids",
+    "prepare",
+    "projected_box_mask",
+    "read_hand_mean",
+]

@@ -7,7 +7,7 @@ from typing import Protocol
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from r3avatar.types import BodyPose, Cameras
 
@@ -27,6 +27,8 @@ class PosableBody(Protocol):
 @torch.no_grad()
 def body_bounds(body: PosableBody, poses: BodyPose, margin: float) -> np.ndarray:
     """Axis-aligned boxes of the posed body, grown by `margin` metres: [F, 2, 3] float64, min and max corner."""
+    if isinstance(body, nn.Module):  # a trained avatar's body may live on a GPU
+        poses = poses.to(next((tensor.device for tensor in body.buffers()), "cpu"))
     boxes = []
     for first in range(0, len(poses), _FRAMES_AT_ONCE):
         vertices = body.vertices(poses[first : first + _FRAMES_AT_ONCE])  # [f, V, 3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -22,6 +23,10 @@ class CaptureError(ValueError):
     def __init__(self, file: str | Path, place: str, *, expected: str, found: str, fix: str):
         super().__init__(f"{file}: {place}: expected {expected}, found {found}. Fix: {fix}.")
         self.file, self.place = Path(file), place
+        self._keywords = {"expected": expected, "found": found, "fix": fix}
+
+    def __reduce__(self):
+        return functools.partial(CaptureError, self.file, self.place, **self._keywords), ()
 
 
 def parse_ids(ids: str | int | Iterable[int]) -> list[int]:

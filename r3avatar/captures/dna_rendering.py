@@ -27,14 +27,13 @@ from r3avatar.captures.smc_reader import (
     open_smc,
     read_camera,
     read_frame,
-    read_hand_mean,
     read_poses,
     require_frames,
 )
 from r3avatar.captures.undistortion import Undistortion
 from r3avatar.types import Cameras
 
-_MAPS_KEPT = 8  # cameras whose undistortion maps stay in memory: 30 MB for 5, 74 MB for 12 megapixels each
+_MAPS_KEPT = 4  # cameras whose undistortion maps stay in memory: 30 MB for 5, 74 MB for 12 megapixels each
 
 
 @dataclass
@@ -52,8 +51,8 @@ class DnaRendering(Capture):
     splits: train, novel_view, novel_pose to Split. The capture's cameras are those that some split names; its frames
         are those of the SMPL-X fits.
     recorded: (first frame, length T) of the time axis that the avatar records.
-    hand_mean: SMPL-X file (.npz) whose mean hand pose is added to fullpose's hand joints, which are offsets from it
-        (flat_hand_mean=False); None where the body's mean hand pose is zero.
+    hand_mean: [30, 3] rad, SMPL-X's mean hand pose (`read_hand_mean`). The file's hand joints are offsets from it
+        (flat_hand_mean=False, no PCA): it is added to them, so that `poses.theta` is the full pose. None adds nothing.
     scale: image size relative to the files'. undistort: remove lens distortion by K and D. The images keep the file's
         colours (Color_Calibration is not applied).
     fps: frames a second. box_margin: metres around the posed body for the bound mask.
@@ -71,27 +70,28 @@ class DnaRendering(Capture):
         *,
         splits: Mapping[str, Split],
         recorded: Sequence[int],
-        hand_mean: str | Path | None,
+        hand_mean: np.ndarray | None,
         scale: float = 0.25,
         undistort: bool = True,
         fps: float | None = 15.0,
         box_margin: float = 0.05,
     ):
-        self._arguments = dict(
-            root=root, subject=subject, splits=splits, recorded=recorded, hand_mean=hand_mean, scale=scale,
-            undistort=undistort, fps=fps, box_margin=box_margin,
-        )  # fmt: skip
         if not 0 < scale <= 1:
             raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
         self.name, self.fps, self.scale, self.undistort, self.box_margin = subject, fps, scale, undistort, box_margin
         self.images_path, self.annotations_path = smc_paths(root, subject)
-        self.splits, self.recorded = dict(splits), (int(recorded[0]), int(recorded[1]))
+        self.splits = {name: Split.parse(split.cameras, split.frames) for name, split in splits.items()}
+        self.recorded = int(recorded[0]), int(recorded[1])
         named = {camera for split in self.splits.values() for camera in split.cameras}
         not_numbers = sorted(camera for camera in named if not camera.isdecimal() or str(int(camera)) != camera)
         if not_numbers:
             raise ValueError(f"{subject}: cameras {not_numbers}; DNA-Rendering's cameras are plain numbers, 0 to 59")
         self.camera_ids = sorted(named, key=int)
-        self._hand_mean = read_hand_mean(None if hand_mean is None else Path(hand_mean).expanduser())
+        self._hand_mean = np.zeros((30, 3)) if hand_mean is None else np.asarray(hand_mean, np.float64)
+        self._arguments = dict(
+            root=root, subject=subject, splits=self.splits, recorded=self.recorded, hand_mean=self._hand_mean,
+            scale=scale, undistort=undistort, fps=fps, box_margin=box_margin,
+        )  # fmt: skip
         self._handles: tuple[h5py.File, h5py.File] | None = None
         self._owner = -1
         self._recent: list[Undistortion] = []

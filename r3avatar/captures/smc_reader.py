@@ -139,24 +139,6 @@ def read_poses(annotations: h5py.File, hand_mean: np.ndarray) -> BodyPose:
     )
 
 
-def read_hand_mean(path: Path | None) -> np.ndarray:
-    """The mean hand pose [30, 3] (left, then right) of an SMPL-X file (.npz); zeros without a file."""
-    if path is None:
-        return np.zeros((30, 3))
-    if not path.is_file():
-        raise CaptureError(
-            path, "the file", expected="an SMPL-X body model (.npz)", found="none", fix="set hand_mean to its path"
-        )
-    with np.load(path, allow_pickle=False) as model:
-        missing = {"hands_meanl", "hands_meanr"} - set(model.files)
-        if missing:
-            raise CaptureError(
-                path, "the file", expected="hands_meanl and hands_meanr [45]", found=f"no {sorted(missing)}",
-                fix="give an SMPL-X body model",
-            )  # fmt: skip
-        return np.concatenate([model["hands_meanl"], model["hands_meanr"]]).astype(np.float64).reshape(30, 3)
-
-
 def _read_array(file: h5py.File, name: str, shapes: list[tuple], fix: str) -> np.ndarray:
     """A finite float64 array of one of the given shapes (None: any length of at least 1)."""
     if name not in file:

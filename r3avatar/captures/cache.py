@@ -1,0 +1,195 @@
+"""The frame cache: every image of a capture prepared once, kept on disk beside no data, read through memory maps.
+
+A cache folder belongs to one state of one capture: its name ends in a hash of all that decides the prepared frames. In
+it, `bounds.npy` holds the posed body's boxes, `about.json` says what the hash is made of, and `<camera>/*.frames` are
+segments (segment.py) of some frames each. A run that is killed loses the segments it was writing and nothing else; the
+next one goes on. One process at a time prepares (a file lock); any number read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from r3avatar.captures.boxes import PosableBody, body_bounds
+from r3avatar.captures.cache_writer import full_disk_error, write_missing
+from r3avatar.captures.capture import Capture
+from r3avatar.captures.prepared_frame import PreparedFrame, bound_mask
+from r3avatar.captures.segment import (
+    PARTIAL_SUFFIX,
+    SUFFIX,
+    DamagedSegment,
+    map_segment,
+    read_table,
+    view_frame,
+)
+
+FORMAT_VERSION = 1  # raise when prepared frames change their meaning
+_log = logging.getLogger(__name__)
+
+
+def default_cache_dir() -> Path:
+    """$R3AVATAR_CACHE, or ~/.cache/r3avatar."""
+    return Path(os.environ.get("R3AVATAR_CACHE") or "~/.cache/r3avatar").expanduser()
+
+
+def frames_of_splits(capture: Capture, splits: Iterable[str]) -> list[tuple[int, int]]:
+    """(camera, frame) positions that the named splits need, each once, camera by camera."""
+    pairs = set()
+    for name in splits:
+        split = capture.split(name)
+        frames = [capture.frame_index(frame) for frame in split.frames]
+        pairs |= {(capture.camera_index(camera), frame) for camera in split.cameras for frame in frames}
+    return sorted(pairs)
+
+
+def prepare(
+    capture: Capture,
+    body: PosableBody,
+    cache_dir: str | Path | None = None,
+    needed: Iterable[tuple[int, int]] | None = None,
+    workers: int | None = None,
+    progress: bool = True,
+) -> FrameStore:
+    """Make sure the needed frames are in the cache and open it.
+
+    needed: (camera, frame) positions (`frames_of_splits`); None: those of every split. cache_dir: None is
+    `default_cache_dir()`. workers: processes that prepare frames, 0 = this one, None = one a core (this one for a few
+    frames); they are spawned, so a script must guard its entry with `if __name__ == "__main__"`.
+    OSError for a full disk, with what is missing; the frames that were finished stay and are not prepared again.
+    """
+    needed = sorted(set(needed if needed is not None else frames_of_splits(capture, capture.splits)))
+    folder = cache_folder(capture, body, cache_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        bounds = _stored_bounds(folder, capture, body)
+        _remove_leftovers(folder)
+        store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
+        missing = [pair for pair in needed if pair not in store]
+        if missing:
+            _require_space(folder, capture, bounds, missing)
+            write_missing(capture, bounds, folder, missing, workers, progress)
+            store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
+    return store
+
+
+def cache_folder(capture: Capture, body: PosableBody, cache_dir: str | Path | None = None) -> Path:
+    """The folder that the capture's prepared frames belong in: `<cache_dir>/<name>-<hash>`."""
+    about = json.dumps(_about(capture, body), sort_keys=True)
+    root = default_cache_dir() if cache_dir is None else Path(cache_dir).expanduser()
+    return root / f"{capture.name}-{hashlib.sha256(about.encode()).hexdigest()[:16]}"
+
+
+class FrameStore:
+    """Prepared frames of one cache folder, memory-mapped; pickles as its folder, so that processes share the pages."""
+
+    def __init__(self, folder: Path, camera_ids: list[str], frame_ids: list[int]):
+        self.folder, self._camera_ids, self._frame_ids = folder, camera_ids, frame_ids
+        position = {frame: index for index, frame in enumerate(frame_ids)}
+        self._segments: list[Path] = []
+        self._rows: dict[tuple[int, int], tuple[int, np.ndarray]] = {}  # (camera, frame) to segment, table row
+        self._contents: dict[int, np.ndarray] = {}  # segment to its mapped bytes, opened at first use
+        for camera, camera_id in enumerate(camera_ids):
+            for path in sorted((folder / camera_id).glob(f"*{SUFFIX}")):
+                for row in read_table(path):
+                    self._rows[camera, position[int(row[0])]] = len(self._segments), row
+                self._segments.append(path)
+
+    def __contains__(self, pair: tuple[int, int]) -> bool:
+        return pair in self._rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def get(self, camera: int, frame: int) -> PreparedFrame:
+        """The prepared frame of a camera and a frame (by position), as views of the mapped file."""
+        if (camera, frame) not in self._rows:
+            raise KeyError(
+                f"{self.folder}: camera {self._camera_ids[camera]}, frame {self._frame_ids[frame]} is not prepared; "
+                "name it in `needed` of prepare()"
+            )
+        segment, row = self._rows[camera, frame]
+        if segment not in self._contents:
+            self._contents[segment] = map_segment(self._segments[segment])
+        return view_frame(self._contents[segment], row)
+
+    def __reduce__(self):
+        return FrameStore, (self.folder, self._camera_ids, self._frame_ids)
+
+
+def _about(capture: Capture, body: PosableBody) -> dict[str, object]:
+    return {
+        "format": FORMAT_VERSION,
+        "capture": capture.fingerprint(),
+        "box_margin": capture.box_margin,
+        "body": _body_hash(body),
+    }
+
+
+def _body_hash(body: PosableBody) -> str:
+    """A hash of a body model's tensors."""
+    named = body.named_buffers() if isinstance(body, nn.Module) else vars(body).items()
+    tensors = {name: value for name, value in named if isinstance(value, Tensor)}
+    if not tensors:
+        raise TypeError(f"{type(body).__name__} holds no tensors: the frame cache cannot tell it from another body")
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name].detach().cpu().numpy())
+        digest.update(f"{name} {value.dtype} {value.shape}".encode())
+        digest.update(value.data)
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's lock; the system releases it when the process ends, however it ends."""
+    with open(folder / "lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _log.warning("another process prepares %s; waiting for it", folder)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _stored_bounds(folder: Path, capture: Capture, body: PosableBody) -> np.ndarray:
+    """The posed body's boxes [F, 2, 3] of every frame, computed once a folder."""
+    path = folder / "bounds.npy"
+    if not path.exists():
+        (folder / "about.json").write_text(json.dumps(_about(capture, body), indent=1, sort_keys=True))
+        partial = folder / "bounds.partial"
+        with open(partial, "wb") as file:
+            np.save(file, body_bounds(body, capture.poses, capture.box_margin), allow_pickle=False)
+        os.replace(partial, path)
+    return np.load(path, allow_pickle=False)
+
+
+def _remove_leftovers(folder: Path) -> None:
+    """Remove what a killed run was writing, and segments that the disk damaged (they are prepared again)."""
+    for path in folder.rglob(f"*{PARTIAL_SUFFIX}"):
+        path.unlink(missing_ok=True)
+    for path in folder.rglob(f"*{SUFFIX}"):
+        try:
+            read_table(path)
+        except DamagedSegment as error:
+            _log.warning("%s; its frames are prepared again", error)
+            path.unlink()
+
+
+def _require_space(folder: Path, capture: Capture, bounds: np.ndarray, missing: list[tuple[int, int]]) -> None:
+    """OSError before any work if the disk cannot hold the missing frames, by the areas of some bound rectangles."""
+    rectangles = [bound_mask(capture, bounds[f], c, f)[1] for c, f in missing[:: 1 + len(missing) // 100]]
+    estimate = len(missing) * np.mean([4 * width * height for _, _, width, height in rectangles])
+    free = shutil.disk_usage(folder).free
+    if estimate > free:
+        raise full_disk_error(folder, len(missing), f"about {estimate / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
