@@ -26,7 +26,7 @@ def part_weights(lbs_weights: Tensor, kind: str) -> Tensor:
 
 
 def fade(current: Tensor, previous: Tensor, jump: Tensor) -> Tensor:
-    """The cross-fade of one frame, (2 current + previous) / 3, for the parts that jumped: [F, 5, N, c], `jump` [F, 5]."""
+    """Outputs [F, 5, N, c] with the parts that jumped [F, 5] cross-faded for one frame: (2 current + previous) / 3."""
     return torch.where(jump[:, :, None, None], (2 * current + previous) / 3, current)
 
 

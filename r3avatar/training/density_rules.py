@@ -1,0 +1,180 @@
+"""The rules of density control: which Gaussians are cloned, split, merged and pruned, and what they become.
+
+Pure functions of a *state*: a dict of tensors that share their first axis N,
+  positions [N, 3], scales [N, 3] standard deviations, quaternions [N, 4] not normalised, opacity_logits [N, 1],
+  gradients [N] mean screen-space gradient norms (NDC), radii [N] screen radii (pixels),
+  optionally source [N] int64, the row a Gaussian came from, and born [N] bool, which becomes true for new ones,
+and any others (colours), which are copied by clone and split and averaged by merge. A rule returns a new state: the
+surviving rows in their order, then the new ones.
+
+Sources: 3D Gaussian splatting (Kerbl et al. 2023) for clone, split and prune; GauHuman (Hu & Liu 2024) for the KL
+divergence to the nearest neighbour and the merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+SPLIT_SHRINK = 1.6
+MERGE_SHRINK = 0.8
+_CHUNK_PAIRS = 1 << 26
+_SMALLEST_SCALE = 1e-8  # metres; below it a ratio of scales overflows
+
+
+def nearest_neighbour(means: Tensor) -> Tensor:
+    """Id of the nearest other Gaussian, exact: [N, 3] gives [N] int64. A k-d tree on the CPU, distances on CUDA."""
+    N = len(means)
+    if N < 2:
+        raise ValueError(f"a nearest neighbour needs at least two Gaussians, not {N}")
+    means = means.detach()
+    if means.device.type == "cpu":
+        points = means.double().numpy()
+        ids = torch.from_numpy(cKDTree(points).query(points, k=2)[1])  # [N, 2], one of them the point itself
+        own = torch.arange(N)
+        return torch.where(ids[:, 0] == own, ids[:, 1], ids[:, 0])  # of points in one place, itself may come second
+    found = []
+    rows = max(1, _CHUNK_PAIRS // N)
+    for start in range(0, N, rows):
+        some = means[start : start + rows]
+        distances = torch.cdist(some, means, compute_mode="donot_use_mm_for_euclid_dist")
+        distances.diagonal(start).fill_(torch.inf)
+        found.append(distances.argmin(dim=1))
+    return torch.cat(found)
+
+
+def rotation_matrices(quaternions: Tensor) -> Tensor:
+    """Rotations [N, 3, 3] of quaternions (w, x, y, z) [N, 4], normalised here."""
+    w, x, y, z = torch.nn.functional.normalize(quaternions, dim=-1).unbind(-1)
+    rows = [
+        (1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)),
+        (2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)),
+        (2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)),
+    ]
+    return torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2)
+
+
+def kl_to_neighbour(means: Tensor, quaternions: Tensor, scales: Tensor, neighbour: Tensor) -> Tensor:
+    """KL(Gaussian i || its neighbour j) [N], from means [N, 3], quaternions [N, 4], scales [N, 3], ids [N].
+
+    1/2 (tr(Sj^-1 Si) + d^T Sj^-1 d - 3 + log det Sj / det Si), with S = Rot diag(s^2) Rot^T and d = mean_j - mean_i;
+    computed in the neighbour's axes, so that no matrix is inverted.
+    """
+    scales = scales.clamp_min(_SMALLEST_SCALE)
+    rotations = rotation_matrices(quaternions)
+    s_i, s_j = scales, scales[neighbour]
+    to_j = rotations[neighbour].mT  # world to the neighbour's axes
+    relative = to_j @ rotations  # [N, 3, 3]
+    trace = ((relative * s_i[:, None, :]) / s_j[:, :, None]).square().sum(dim=(1, 2))
+    d = (to_j @ (means[neighbour] - means)[:, :, None])[:, :, 0] / s_j
+    return 0.5 * (trace + d.square().sum(-1) - 3 + 2 * (s_j / s_i).log().sum(-1))
+
+
+def kl_of(state: State) -> tuple[Tensor, Tensor]:
+    """(KL to the nearest neighbour [N], neighbour [N]) of a state's Gaussians."""
+    neighbour = nearest_neighbour(state["positions"])
+    return kl_to_neighbour(state["positions"], state["quaternions"], state["scales"], neighbour), neighbour
+
+
+def is_small(scales: Tensor, limit: float) -> Tensor:
+    """Bool [N]: the largest standard deviation is at most `limit` metres."""
+    return scales.amax(dim=-1) <= limit
+
+
+def clone_mask(
+    gradients: Tensor, scales: Tensor, kl: Tensor, threshold: float, small: float, kl_clone: float
+) -> Tensor:
+    """Bool [N]: moves much on the screen, is small, and is unlike its neighbour."""
+    return (gradients >= threshold) & is_small(scales, small) & (kl > kl_clone)
+
+
+def split_mask(
+    gradients: Tensor, scales: Tensor, kl: Tensor, threshold: float, small: float, kl_split: float
+) -> Tensor:
+    """Bool [N]: moves much on the screen, is not small, and is unlike its neighbour."""
+    return (gradients >= threshold) & ~is_small(scales, small) & (kl > kl_split)
+
+
+def merge_mask(
+    gradients: Tensor, scales: Tensor, kl: Tensor, threshold: float, small: float, kl_merge: float
+) -> Tensor:
+    """Bool [N]: moves much on the screen, is small, and is like its neighbour."""
+    return (gradients >= threshold) & is_small(scales, small) & (kl < kl_merge)
+
+
+def prune_mask(
+    opacity_logits: Tensor,
+    scales: Tensor,
+    radii: Tensor,
+    min_opacity: float,
+    max_radius: float | None = None,
+    max_scale: float | None = None,
+) -> Tensor:
+    """Bool [N]: nearly transparent, or larger than `max_radius` pixels or `max_scale` metres (None: not asked)."""
+    mask = opacity_logits[:, 0].sigmoid() < min_opacity
+    if max_radius is not None:
+        mask = mask | (radii > max_radius)
+    if max_scale is not None:
+        mask = mask | (scales.amax(dim=-1) > max_scale)
+    return mask
+
+
+def sample(state: State, ids: Tensor, noise: Tensor) -> Tensor:
+    """Positions drawn from the Gaussians `ids` [M] with standard normal `noise` [M, 3]."""
+    local = (state["scales"][ids] * noise)[:, :, None]
+    return state["positions"][ids] + (rotation_matrices(state["quaternions"][ids]) @ local)[:, :, 0]
+
+
+def clone(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
+    """Add a copy of each masked Gaussian, placed by a draw from it; the original stays. `noise(M)` gives [M, 3]."""
+    ids = mask.nonzero()[:, 0]
+    new = {name: value[ids] for name, value in state.items()}
+    new["positions"] = sample(state, ids, noise(len(ids)))
+    return _extend(state, torch.ones_like(mask), new)
+
+
+def split(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
+    """Replace each masked Gaussian by two draws from it, 1.6 times smaller: all first copies, then all second ones."""
+    ids = mask.nonzero()[:, 0].repeat(2)
+    new = {name: value[ids] for name, value in state.items()}
+    new["positions"] = sample(state, ids, noise(len(ids)))
+    new["scales"], new["radii"] = new["scales"] / SPLIT_SHRINK, new["radii"] / SPLIT_SHRINK
+    return _extend(state, ~mask, new)
+
+
+def merge(state: State, mask: Tensor, neighbour: Tensor, mutual_merges_published: bool = False) -> State:
+    """Replace each masked Gaussian and its neighbour by one: mean position, colours and opacity logit, its own rotation
+    and its own scales / 0.8.
+
+    Two that are each other's neighbour merge once, into the first's shape; `mutual_merges_published` restores the
+    published defect, which leaves two points in one place.
+    """
+    removed = merge_removed(mask, neighbour)
+    if not mutual_merges_published:
+        own = torch.arange(len(mask), device=mask.device)
+        mutual = mask[neighbour] & (neighbour[neighbour] == own)
+        mask = mask & ~(mutual & (own > neighbour))
+    ids = mask.nonzero()[:, 0]
+    kept = ("scales", "quaternions", "radii", "gradients", "source", "born")
+    new = {n: v[ids] if n in kept else (v[ids] + v[neighbour[ids]]) / 2 for n, v in state.items()}
+    new["scales"], new["radii"] = new["scales"] / MERGE_SHRINK, new["radii"] / MERGE_SHRINK
+    return _extend(state, ~removed, new)
+
+
+def merge_removed(mask: Tensor, neighbour: Tensor) -> Tensor:
+    """Bool [N]: the masked Gaussians and their neighbours."""
+    removed = mask.clone()
+    removed[neighbour[mask]] = True
+    return removed
+
+
+def _extend(state: State, keep: Tensor, new: State) -> State:
+    new["gradients"] = torch.zeros_like(new["gradients"])  # nothing was seen of them yet: they are not acted on again
+    if "born" in new:
+        new["born"] = torch.ones_like(new["born"])
+    return {name: torch.cat([value[keep], new[name]]) for name, value in state.items()}

@@ -1,0 +1,142 @@
+"""What density control remembers of the training steps; taking it in never waits for the GPU."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from r3avatar.types import RenderOutput
+
+if TYPE_CHECKING:
+    from r3avatar.avatar.decoder import Attributes
+    from r3avatar.training.density import DensityEdit
+
+_SMALLEST_SCALE = 1e-8  # metres, before the logarithm
+
+
+class DensityStatistics:
+    """Statistics of N Gaussians over the steps since the last edit, and a running window of frames before it."""
+
+    def __init__(self, window_frames: int):
+        self.window_frames = window_frames
+        self.interval: dict[str, Tensor] = {}  # since the last edit, each [N, ...]; see `_empty`
+        self.frames = 0  # in the interval
+        self.last: dict[str, Tensor] = {}  # the last frame's opacity_logits, scales, quaternions
+        self.history: list[dict] = []  # closed intervals, newest first: frames and the window's three tensors
+
+    @torch.no_grad()
+    def observe(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
+        """Take in a step of F frames x V views.
+
+        The norm of a Gaussian's screen-space gradient counts in normalised device coordinates, so that the threshold
+        does not depend on the resolution: the pixel gradient times (width / 2, height / 2); and times F V, since the
+        loss is a mean over the images. The mean is over the images in which the Gaussian is visible.
+
+        Args:
+            render: after backward(), so that `means2d.grad` [F, V, N, 2] is there.
+            attributes: what the decoder gave: opacity_logit [F, N, 1], scale [F, N, 3], rotation [F, N, 4].
+            width, height: of the capture's full images in pixels, not of the crops they are rendered in.
+        """
+        gradient = render.means2d.grad
+        if gradient is None:
+            raise RuntimeError(
+                "render.means2d has no gradient: observe a step after backward(), with means2d.retain_grad() called"
+            )
+        F, V, N = render.radii.shape
+        if not self.interval:
+            self.interval = self._empty(N, gradient.device)
+        s = self.interval
+        if len(s["gradient_sum"]) != N:
+            raise ValueError(f"density statistics are of {len(s['gradient_sum'])} Gaussians, the render has {N}")
+        if s["gradient_sum"].device != gradient.device:  # loaded from a checkpoint
+            self.history = [_copied(h, gradient.device) for h in self.history]
+            s = self.interval = _copied(s, gradient.device)
+        visible = render.radii > 0  # [F, V, N]
+        norm = F * V * torch.hypot(gradient[..., 0] * (width / 2), gradient[..., 1] * (height / 2))
+        s["gradient_sum"] += torch.where(visible, norm, 0).sum(dim=(0, 1))
+        s["gradient_count"] += visible.sum(dim=(0, 1))
+        s["radii"] = torch.maximum(s["radii"], render.radii.amax(dim=(0, 1)).to(s["radii"]))
+        logits, scales = attributes.opacity_logit, attributes.scale
+        s["opacity_logits"] = torch.maximum(s["opacity_logits"], logits.amax(dim=0))
+        s["log_scale_sum"] += scales.clamp_min(_SMALLEST_SCALE).log().sum(dim=0)
+        s["frame_count"] += F
+        self.frames += F
+        self.last = {
+            "opacity_logits": logits[-1].detach().clone(),
+            "scales": scales[-1].detach().clone(),
+            "quaternions": attributes.rotation[-1].detach().clone(),
+        }
+
+    def all_reduce(self) -> None:
+        """Combine the ranks' statistics in place (sums, maxima, rank 0's last frame): on every rank, before an edit."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return
+        for name, value in self.interval.items():
+            dist.all_reduce(value, op=dist.ReduceOp.MAX if name in ("radii", "opacity_logits") else dist.ReduceOp.SUM)
+        for value in self.last.values():
+            dist.broadcast(value, src=0)
+        self.frames *= dist.get_world_size()
+
+    def state(self, last_frame: bool = False) -> dict[str, Tensor]:
+        """gradients [N], radii [N] of the interval; opacity_logits [N, 1], scales [N, 3], quaternions [N, 4] of the
+        window (or of the last frame alone)."""
+        if not self.frames:
+            raise RuntimeError("no step was observed since the last edit: there is nothing to decide on")
+        s = self.interval
+        state = {"gradients": s["gradient_sum"] / s["gradient_count"].clamp_min(1), "radii": s["radii"], **self.last}
+        if not last_frame:
+            window, frames = [s], self.frames
+            for closed in self.history:
+                if frames >= self.window_frames:
+                    break
+                window.append(closed)
+                frames += closed["frames"]
+            count = sum(w["frame_count"] for w in window)
+            state["scales"] = (sum(w["log_scale_sum"] for w in window) / count).exp()
+            state["opacity_logits"] = torch.stack([w["opacity_logits"] for w in window]).amax(dim=0)
+        return state
+
+    def close(self, edit: DensityEdit | None = None) -> None:
+        """End the interval: it joins the window, and after an edit the window's rows follow its Gaussians.
+
+        New Gaussians inherit the window of those they came from: they lie next to them, and the decoder is smooth.
+        """
+        names = ("opacity_logits", "log_scale_sum", "frame_count")
+        self.history.insert(0, {"frames": self.frames, **{name: self.interval[name] for name in names}})
+        while len(self.history) > 1 and sum(h["frames"] for h in self.history[:-1]) >= self.window_frames:
+            self.history.pop()
+        N, device = len(self.interval["radii"]), self.interval["radii"].device
+        if edit is not None:
+            rows = torch.cat([edit.keep, edit.parents])
+            for h in self.history:
+                h.update({name: h[name][rows] for name in names})
+            N = len(rows)
+        self.interval, self.frames, self.last = self._empty(N, device), 0, {}
+
+    def state_dict(self) -> dict:
+        """Plain containers of tensors (copies) and numbers."""
+        history = [_copied(h) for h in self.history]
+        return {"interval": _copied(self.interval), "frames": self.frames, "last": dict(self.last), "history": history}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Continue where `state_dict` was taken; tensors move to the next step's device."""
+        self.interval, self.frames, self.last = _copied(state["interval"]), state["frames"], dict(state["last"])
+        self.history = [_copied(h) for h in state["history"]]
+
+    @staticmethod
+    def _empty(N: int, device: torch.device) -> dict[str, Tensor]:
+        return {
+            "gradient_sum": torch.zeros(N, device=device),
+            "gradient_count": torch.zeros(N, device=device),  # images in which a Gaussian was visible
+            "radii": torch.zeros(N, device=device),  # highest
+            "opacity_logits": torch.full((N, 1), -torch.inf, device=device),  # highest
+            "log_scale_sum": torch.zeros(N, 3, device=device),
+            "frame_count": torch.zeros(N, 1, device=device),
+        }
+
+
+def _copied(values: dict, device: torch.device | None = None) -> dict:
+    return {k: v.to(device, copy=True) if isinstance(v, Tensor) else v for k, v in values.items()}

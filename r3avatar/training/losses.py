@@ -1,0 +1,110 @@
+"""The training loss: colour, silhouette, structure and perceptual distance within the body's box."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from r3avatar.evaluation.metrics import ssim_map
+from r3avatar.evaluation.perceptual import Perceptual
+from r3avatar.types import Batch, RenderOutput
+
+PERSON, BOUND = 1, 2
+"""Bits of `Batch.mask`."""
+
+
+class AvatarLoss(nn.Module):
+    """l1 L1 + mask L2(alpha) + ssim (1 - SSIM) + perceptual LPIPS-VGG; the mean over images of each image's loss.
+
+    L1 and the squared error of alpha are means over the bound mask (the projected box of the posed body); SSIM and
+    LPIPS are of the bound mask's rectangle. A batch of one image is the published loss.
+
+    Images of a batch lie in one padded crop, with rectangles of their own: outside its rectangle an image and its truth
+    are zeroed, so that SSIM, whose padding is zero too, is exactly that of the cut-out rectangle. LPIPS is summed over
+    the padded crop and divided by the rectangle's area: the published value where the rectangle fills the crop, and
+    differing from it by the network's padding at the rectangle's border elsewhere.
+
+    Source: R3-Avatar (arXiv 2503.12751), training losses.
+    """
+
+    def __init__(
+        self,
+        l1: float = 1.0,
+        mask: float = 0.1,
+        ssim: float = 0.01,
+        perceptual: float = 0.01,
+        perceptual_weights: str | None = None,
+        perceptual_rescale: bool = False,
+        white_background: bool = False,
+        alpha_over_background_published: bool = False,
+    ):
+        """
+        Args:
+            l1, mask, ssim, perceptual: weights of the terms; a term of weight 0 is not computed.
+            perceptual_weights: path of VGG-16's weights (see `Perceptual`).
+            perceptual_rescale: feed LPIPS [-1, 1], for which it is made; the published code feeds [0, 1].
+            white_background: the truth is put on white; the render must be over white as well.
+            alpha_over_background_published: the published defect: alpha is rendered over the background like a colour,
+                which is 1 everywhere on white and voids the mask loss (on black it changes nothing).
+        """
+        super().__init__()
+        self.weights = {"l1": l1, "mask": mask, "ssim": ssim, "perceptual": perceptual}
+        negative = [name for name, weight in self.weights.items() if weight < 0]
+        if negative:
+            raise ValueError(f"loss weights must not be negative: {', '.join(negative)}")
+        self.perceptual_rescale = perceptual_rescale
+        self.white_background = white_background
+        self.alpha_over_background_published = alpha_over_background_published
+        # Outside the module tree: its weights are no part of an avatar's checkpoint. `_apply` moves it along.
+        self._networks = [Perceptual(perceptual_weights)] if perceptual > 0 else []
+
+    def _apply(self, fn, recurse=True):
+        for network in self._networks:
+            network._apply(fn)
+        return super()._apply(fn, recurse)
+
+    def forward(self, render: RenderOutput, batch: Batch) -> dict[str, Tensor]:
+        """Scalar tensors: each term unweighted under its name (`l1`, `mask`, `ssim`, `perceptual`), and `total`.
+
+        `render` and `batch` share F, V, H, W; nothing here waits for the GPU.
+        """
+        if render.rgb.shape != batch.rgb.shape:
+            shapes = f"{tuple(render.rgb.shape)} and {tuple(batch.rgb.shape)}"
+            raise ValueError(f"render and batch must be of one shape [F, V, H, W, 3], not {shapes}")
+        image, alpha = render.rgb.flatten(0, 1), render.alpha.flatten(0, 1)  # [B, H, W, 3], [B, H, W]
+        truth = batch.rgb.flatten(0, 1).to(image) / 255
+        bits, rect = batch.mask.flatten(0, 1), batch.rect.flatten(0, 1)
+        person, bound = (bits & PERSON).ne(0).to(image), (bits & BOUND).ne(0).to(image)  # [B, H, W]
+        if self.white_background:
+            truth = truth + (1 - person)[..., None]
+            if self.alpha_over_background_published:
+                alpha = alpha + (1 - alpha)
+        terms = {}
+        pixels = bound.sum(dim=(1, 2)).clamp_min(1)
+        if self.weights["l1"] > 0:
+            error = ((image - truth).abs() * bound[..., None]).sum(dim=(1, 2, 3))
+            terms["l1"] = (error / (3 * pixels)).mean()
+        if self.weights["mask"] > 0:
+            terms["mask"] = (((alpha - person).square() * bound).sum(dim=(1, 2)) / pixels).mean()
+        if self.weights["ssim"] > 0 or self.weights["perceptual"] > 0:
+            inside = rectangle_mask(rect, *image.shape[1:3]).to(image)[..., None]  # [B, H, W, 1]
+            area = (rect[:, 2] * rect[:, 3]).clamp_min(1)
+            image, truth = image * inside, truth * inside
+        if self.weights["ssim"] > 0:
+            similarity = (ssim_map(image, truth) * inside).sum(dim=(1, 2, 3)) / (3 * area)
+            terms["ssim"] = (1 - similarity).mean()
+        for network in self._networks:
+            distance = network(image, truth, rescale=self.perceptual_rescale)
+            terms["perceptual"] = (distance * (image.shape[1] * image.shape[2]) / area).mean()
+        if not terms:
+            raise ValueError("every loss weight is 0: nothing to train on")
+        terms["total"] = sum(self.weights[name] * value for name, value in terms.items())
+        return terms
+
+
+def rectangle_mask(rect: Tensor, height: int, width: int) -> Tensor:
+    """Bool [B, H, W], true inside each rectangle (x, y, width, height) of `rect` [B, 4]."""
+    x, y = torch.arange(width, device=rect.device), torch.arange(height, device=rect.device)
+    left, top, w, h = rect[:, :, None].unbind(dim=1)  # [B, 1] each
+    columns, rows = (x >= left) & (x < left + w), (y >= top) & (y < top + h)
+    return rows[:, :, None] & columns[:, None, :]
