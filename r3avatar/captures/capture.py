@@ -56,10 +56,14 @@ def parse_ids(ids: str | int | Iterable[int]) -> list[int]:
 
 @dataclass
 class Split:
-    """The cameras and frames of one part of a capture, as the capture's own ids."""
+    """The cameras and frames of one part of a capture, as the capture's own ids; neither may be empty."""
 
     cameras: list[str]
     frames: list[int]
+
+    def __post_init__(self):
+        if not self.cameras or not self.frames:
+            raise ValueError(f"a split has {len(self.cameras)} cameras and {len(self.frames)} frames; give both")
 
     @classmethod
     def parse(cls, cameras: str | Iterable[str | int], frames: str | int | Iterable[int]) -> Split:
@@ -111,16 +115,13 @@ class Capture(ABC):
         """Everything that decides what `read`, `cameras` and `poses` return, as JSON values; the frame cache's key."""
 
     def check_splits(self) -> None:
-        """ValueError unless every split has a known name, cameras and frames, and training stays in the recorded time.
+        """Check the splits against the capture; readers call it at the end of construction.
 
-        Readers call it at the end of construction.
+        KeyError for an unknown camera or frame, ValueError for an unknown split or training outside the recorded time.
         """
         for name, split in self.splits.items():
-            where = f"{self.name}: split '{name}'"
             if name not in SPLIT_NAMES:
-                raise ValueError(f"{where} is unknown; expected {', '.join(SPLIT_NAMES)}")
-            if not split.cameras or not split.frames:
-                raise ValueError(f"{where} has {len(split.cameras)} cameras and {len(split.frames)} frames; give both")
+                raise ValueError(f"{self.name}: split '{name}' is unknown; expected {', '.join(SPLIT_NAMES)}")
             for camera in split.cameras:
                 self.camera_index(camera)
             for frame in split.frames:

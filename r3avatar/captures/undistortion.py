@@ -28,7 +28,7 @@ class Undistortion:
         image = cv2.bitwise_and(image, image, mask=mask)  # black before scaling, so that edges blend into black
         if self.scaled_size != self.size:
             image = cv2.resize(image, self.scaled_size, interpolation=cv2.INTER_AREA)
-            # The exact variant samples at pixel centres; INTER_NEAREST would shift the mask by up to half a pixel.
+            # The exact variant samples next to pixel centres; INTER_NEAREST shifts the mask by up to half a pixel.
             mask = cv2.resize(mask, self.scaled_size, interpolation=cv2.INTER_NEAREST_EXACT)
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
 

@@ -1,0 +1,73 @@
+"""Undistortion against a pattern that is known everywhere."""
+
+import cv2
+import numpy as np
+
+from r3avatar.captures.undistortion import Undistortion
+
+WIDTH, HEIGHT = 240, 200
+K = np.array([[250.0, 0, 118.7], [0, 255.0, 101.2], [0, 0, 1]])
+D = np.array([-0.25, 0.08, 2e-3, -1e-3, -0.01])
+
+
+def _pattern(x, y):
+    return 127 + 60 * np.sin(x / 9) * np.cos(y / 11) + 40 * np.sin((x + y) / 17)
+
+
+def _bend(x, y):
+    """Brown's lens model on normalised coordinates."""
+    k1, k2, p1, p2, k3 = D
+    r2 = x * x + y * y
+    radial = 1 + k1 * r2 + k2 * r2**2 + k3 * r2**3
+    return x * radial + 2 * p1 * x * y + p2 * (r2 + 2 * x * x), y * radial + p1 * (r2 + 2 * y * y) + 2 * p2 * x * y
+
+
+def _seen_through_the_lens():
+    """The pattern as the lens shows it: each distorted pixel has the value at its undistorted place."""
+    v, u = np.mgrid[:HEIGHT, :WIDTH]
+    (fx, cx), (fy, cy) = K[0, [0, 2]], K[1, [1, 2]]
+    target = (u - cx) / fx, (v - cy) / fy
+    x, y = target
+    for _ in range(60):  # the inverse by fixed-point iteration
+        bent = _bend(x, y)
+        x, y = x + target[0] - bent[0], y + target[1] - bent[1]
+    assert np.abs(np.array(_bend(x, y)) - target).max() < 1e-9
+    return _pattern(x * fx + cx, y * fy + cy)
+
+
+def test_the_pattern_comes_back():
+    distorted = cv2.merge([_seen_through_the_lens().round().astype(np.uint8)] * 3)
+    rgb, mask = Undistortion(K, D, (WIDTH, HEIGHT), (WIDTH, HEIGHT))(distorted, np.ones((HEIGHT, WIDTH), np.uint8))
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    inside = np.zeros((HEIGHT, WIDTH), bool)
+    inside[12:-12, 12:-12] = True
+    error = np.abs(rgb[..., 0] - _pattern(x, y))[inside & (mask == 1)]
+    assert error.max() < 2.5 and error.mean() < 0.6
+    assert np.abs(distorted[..., 0] - _pattern(x, y))[inside].max() > 20, "the lens must bend the pattern"
+
+
+def test_mask_stays_binary_and_follows_the_image():
+    disc = np.zeros((HEIGHT, WIDTH), np.uint8)
+    cv2.circle(disc, (200, 160), 20, 1, -1)
+    rgb, mask = Undistortion(K, D, (WIDTH, HEIGHT), (WIDTH // 2, HEIGHT // 2))(cv2.merge([disc * 200] * 3), disc)
+    assert set(np.unique(mask)) == {0, 1}
+    centres = [np.array(np.nonzero(plane)).mean(1) for plane in (mask, rgb[..., 0] > 100)]
+    np.testing.assert_allclose(*centres, atol=0.3)  # halving by nearest pixel cannot be centred
+
+
+def test_without_distortion_the_image_is_untouched():
+    image = np.random.default_rng(0).integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+    mask = (np.random.default_rng(1).random((HEIGHT, WIDTH)) > 0.5).astype(np.uint8)
+    for D_ in (None, np.zeros(5)):
+        rgb, same = Undistortion(K, D_, (WIDTH, HEIGHT), (WIDTH, HEIGHT))(image, mask)
+        np.testing.assert_array_equal(rgb, image[..., ::-1] * mask[..., None])
+        np.testing.assert_array_equal(same, mask)
+
+
+def test_released_maps_are_computed_again():
+    undistortion = Undistortion(K, D, (WIDTH, HEIGHT), (WIDTH, HEIGHT))
+    image, mask = np.full((HEIGHT, WIDTH, 3), 90, np.uint8), np.ones((HEIGHT, WIDTH), np.uint8)
+    before = undistortion(image, mask)
+    undistortion.release()
+    for ours, expected in zip(undistortion(image, mask), before):
+        np.testing.assert_array_equal(ours, expected)
