@@ -163,7 +163,8 @@ def check(verb: str, arguments: list[str]):
                     raise UsageError(f"unknown key '{key}'{_nearest(key, keys + list(members))}")
             return compose(verb, overrides=[first(o) for o in overrides if not o.key_or_group.startswith("hydra")])
         except (HydraException, OmegaConfBaseException) as error:
-            raise UsageError(" ".join(str(error).split())) from error
+            cause = error.__cause__ if error.__cause__ is not None and not str(error) else error
+            raise UsageError(" ".join(str(cause).split())) from error
 
 
 def _is_open(config, key: str) -> bool:

@@ -13,8 +13,9 @@ class NearestVertex:
     """Nearest-neighbour search among fixed vertices [V, 3]: a k-d tree on the CPU, chunked brute force elsewhere."""
 
     def __init__(self, vertices: Tensor):
-        self.vertices = vertices.detach()
-        self._tree = cKDTree(self.vertices.cpu().double().numpy())
+        vertices = vertices.detach().cpu()
+        self._tree = cKDTree(vertices.double().numpy())
+        self._copies = {vertices.device: vertices}  # one a device, made at its first query
 
     def __call__(self, points: Tensor) -> Tensor:
         """Indices [...] of the vertices nearest to `points` [..., 3]; no gradient."""
@@ -22,7 +23,9 @@ class NearestVertex:
         if flat.device.type == "cpu":
             _, index = self._tree.query(flat.numpy(), workers=torch.get_num_threads())
             return torch.from_numpy(index).reshape(points.shape[:-1])
-        vertices = self.vertices.to(flat)
+        if flat.device not in self._copies:
+            self._copies[flat.device] = self._copies[torch.device("cpu")].to(flat.device)
+        vertices = self._copies[flat.device].to(flat.dtype)
         rows = max(1, _CHUNK // vertices.shape[0])
         index = torch.cat([torch.cdist(p, vertices).argmin(1) for p in flat.split(rows)])
         return index.reshape(points.shape[:-1])

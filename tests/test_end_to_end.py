@@ -1,0 +1,139 @@
+"""Synthesize, train, evaluate, render, animate: the whole path on a tiny capture, through the command line."""
+
+import json
+
+import av
+import cv2
+import h5py
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+pytestmark = pytest.mark.slow
+
+
+def _video(path):
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        assert stream.codec_context.name == "h264"
+        return [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+
+
+def test_the_capture_is_a_real_pair(workplace):
+    folder = workplace.folder / "outputs" / "captures" / "tiny"
+    with h5py.File(folder / "tiny.smc") as images, h5py.File(folder / "tiny_annots.smc") as annotations:
+        assert images["Camera_5mp/0/color/0"].dtype == "uint8"
+        assert annotations["Camera_Parameter/00/D"][()].any()
+        assert annotations["SMPLx/fullpose"].shape == (12, 55, 3)
+
+
+def test_run_folder(tiny_run):
+    config = OmegaConf.load(tiny_run / "config.yaml")
+    assert config.budget.images == 16 and config.capture.subject == "tiny"
+    assert "name=tiny" in (tiny_run / "overrides.txt").read_text().splitlines()
+    assert json.loads((tiny_run / "versions.json").read_text())["versions"]["torch"]
+    assert (tiny_run.parent / "latest").resolve() == tiny_run.resolve()
+    for which in ("last", "best"):
+        state = torch.load(tiny_run / "checkpoints" / f"{which}.ckpt", weights_only=True)
+        assert state["progress"]["images"] in (8, 16)
+        assert not any("v_template" in key for key in state["state_dict"]), "body data must not travel in checkpoints"
+
+
+def test_metrics(tiny_run):
+    metrics = json.loads((tiny_run / "metrics.json").read_text())
+    for split, images in {"novel_view": 2, "novel_pose": 2}.items():
+        for protocol in ("paper", "standard"):
+            section = metrics[split][protocol]
+            assert 5 < section["psnr"] < 60 and 0 < section["ssim"] <= 1 and section["frames"] == images
+            assert section["lpips"] is None and "lpips=vgg" in metrics["notes"][f"{split}.{protocol}.lpips"]
+        assert 0 <= metrics[split]["standard"]["mask_iou"] <= 1
+    assert metrics["train"]["images"] == 16 and metrics["train"]["gaussians"] > 1000
+    assert metrics["train"]["images_per_second"] > 0
+
+
+def test_media(tiny_run):
+    media = tiny_run / "media"
+    assert cv2.imread(str(media / "retrieval_timeline.png")) is not None
+    assert len(list((media / "novel_view").glob("*.png"))) == 2 and len(_video(media / "novel_view.mp4")) == 2
+    assert len(list((media / "training").glob("*.png"))) == 2
+    picture = cv2.imread(str(next((media / "novel_pose").glob("*.png"))))
+    assert picture.shape[1] == 4 * (picture.shape[0] - 18)  # truth | render | error | alpha, square frames
+
+
+def test_an_existing_run_is_not_overwritten(workplace, tiny_run, tiny_capture):
+    before = (tiny_run / "metrics.json").read_bytes()
+    text = workplace("train", "experiment=demo", "name=tiny", *tiny_capture, "debug=fast", code=2)
+    assert "holds a run already" in text and "overwrite=true" in text
+    assert (tiny_run / "metrics.json").read_bytes() == before
+
+
+def test_resume_goes_on_after_densification(workplace, tiny_capture):
+    common = ["experiment=demo", "name=resumed", *tiny_capture, "batch.views=2", "density.start=2", "density.every=4",
+              "density.grad_threshold=1e-7", "validation.frames=1", "evaluate=false", "media=false"]  # fmt: skip
+    workplace("train", *common, "budget.images=8", "validation.every_images=8")
+    folder = workplace.folder / "outputs" / "resumed"
+    first = json.loads((folder / "metrics.json").read_text())["train"]
+    assert first["gaussians"] != 9000
+    workplace("train", *common, "budget.images=16", "validation.every_images=8", "resume=true")
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert metrics["train"]["images"] == 16
+    assert metrics["novel_view"] is None and "r3avatar evaluate" in metrics["notes"]["novel_view"]
+
+
+def test_evaluate_again_without_retrieval(workplace, tiny_run):
+    text = workplace("evaluate", "run=outputs/latest" if False else "run=outputs/tiny", "retrieval=none", "media=false")
+    assert "novel pose" in text and "paper" in text
+
+
+def test_render(workplace, tiny_run):
+    text = workplace("render", "run=outputs/tiny", "camera=turntable")
+    assert "render_turntable.mp4" in text
+    frames = _video(tiny_run / "media" / "render_turntable.mp4")
+    assert len(frames) == 8 and frames[0].max() > 20
+    assert "neither 'turntable'" in workplace("render", "run=outputs/tiny", "camera=77", code=2)
+
+
+def test_animate_the_capture_and_a_pose_file(workplace, tiny_run):
+    import numpy as np
+
+    workplace("animate", "run=outputs/tiny", "camera=4")
+    assert len(_video(tiny_run / "media" / "animate_novel_pose.mp4")) == 3
+    assert (tiny_run / "media" / "animate_novel_pose_timeline.png").exists()
+    motion = workplace.folder / "wave.npz"
+    with h5py.File(workplace.folder / "outputs/captures/tiny/tiny_annots.smc") as annotations:
+        transl = np.repeat(annotations["SMPLx/transl"][:1], 5, 0)
+    np.savez(motion, theta=np.zeros((5, 55, 3), np.float32), transl=transl, fps=10.0)
+    workplace("animate", "run=outputs/tiny", f"motion={motion.name}")
+    assert len(_video(tiny_run / "media" / "animate_wave.mp4")) == 5
+    np.savez(motion, theta=np.zeros((5, 24, 3), np.float32), transl=transl)
+    assert "takes [F, 55, 3]" in workplace("animate", "run=outputs/tiny", f"motion={motion.name}", code=2)
+
+
+def test_sweep(workplace, tiny_capture):
+    workplace("train", "-m", "experiment=demo", "name=sweep", *tiny_capture, "debug=fast", "batch.views=2", "seed=0,1",
+              "evaluate=false", "media=false")  # fmt: skip
+    for job in (0, 1):
+        assert OmegaConf.load(workplace.folder / f"outputs/sweep/{job}/config.yaml").seed == job
+        assert (workplace.folder / f"outputs/sweep/{job}/checkpoints/last.ckpt").exists()
+
+
+def test_straight_from_the_smc_and_preprocess(workplace, tiny_capture):
+    workplace("train", "experiment=demo", "name=direct", *tiny_capture, "debug=fast", "batch.views=2", "cache.folder=off",
+              "workers=2", "evaluate=false", "media=false")  # fmt: skip
+    assert "prepared frames" in workplace("preprocess", *tiny_capture)
+
+
+def test_wandb_offline(workplace, tiny_capture):
+    workplace("train", "experiment=demo", "name=board", *tiny_capture, "debug=fast", "batch.views=2", "logger=wandb",
+              "evaluate=false", "media=false")  # fmt: skip
+    assert list((workplace.folder / "outputs/board/logs/wandb").glob("offline-run-*/*.wandb"))
+
+
+@pytest.mark.parametrize("experiment", ["no_codebook", "no_retrieval", "no_pose_refinement", "no_skinning_offsets", "r3_published"])
+def test_every_shipped_experiment_runs(workplace, tiny_capture, experiment):
+    """`dna_rendering` needs licensed files: tests/test_dna_rendering.py runs it on a pair in its layout."""
+    extra = ["capture=demo", "loss=no_perceptual", "codebook=small", "logger=none"] if experiment == "r3_published" else []
+    workplace("train", f"experiment={experiment}", "name=" + experiment, *extra, *tiny_capture, "debug=fast",
+              "batch.views=2", "batch.frames=1", "media=false")  # fmt: skip
+    metrics = json.loads((workplace.folder / "outputs" / experiment / "metrics.json").read_text())
+    assert metrics["novel_pose"]["paper"]["psnr"] > 5
