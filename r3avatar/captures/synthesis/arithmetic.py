@@ -73,6 +73,14 @@ def smooth(x: Array | float) -> Array:
     return x * x * x * (x * (x * 6.0 - 15.0) + 10.0)
 
 
+def piecewise(x: Array, places: list[float], values: list[float]) -> Array:
+    """Straight lines through (place, value) pairs in rising order, constant outside."""
+    out = np.full_like(x, values[0])
+    for a, b, low, high in zip(places[:-1], places[1:], values[:-1], values[1:]):
+        out = out + (high - low) / (b - a) * np.clip(x - a, 0.0, b - a)
+    return out
+
+
 def dot(a: Array, b: Array) -> Array:
     """Inner product of 3-vectors on the last axis, [...]."""
     return a[..., 0] * b[..., 0] + a[..., 1] * b[..., 1] + a[..., 2] * b[..., 2]

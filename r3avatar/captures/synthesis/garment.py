@@ -1,0 +1,124 @@
+"""The loose garments: a skirt around the waist, or a cape from the shoulders."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from r3avatar.captures.synthesis import arithmetic as am
+from r3avatar.captures.synthesis.cloth import Grid
+from r3avatar.captures.synthesis.person import Person
+from r3avatar.captures.synthesis.skin import Skin
+
+Array = NDArray[np.float64]
+
+_STAND_OFF = 0.009  # metres between the body and a sewn edge
+
+
+def skirt(person: Person, *, length: float, fullness: float, rows: int, columns: int, seed: int) -> Grid:
+    """A skirt cut from a ring of cloth: `length` metres long, its hem `fullness` metres per metre of length wider.
+
+    fullness: 2 pi is a full circle skirt, pi a half circle.
+    """
+    outline = _outline(person, _waist(person), columns)
+    around = np.roll(outline, -1, 0) - outline
+    waist = _total(np.sqrt(am.dot(around, around)))
+    flare = fullness / (2.0 * am.PI)
+    down = np.linspace(0.0, length, rows)
+    angle = np.arange(columns) * (2.0 * am.PI / columns)
+    spoke = np.stack([am.sin(angle), np.zeros(columns), am.cos(angle)], -1)
+    drop = np.array([0.0, -np.sqrt(1.0 - flare * flare), 0.0])
+    ring = (waist / (2.0 * am.PI) + flare * down)[:, None, None] * spoke
+    flat = ring + down[:, None, None] * drop
+    random = np.random.Generator(np.random.PCG64([seed, 3]))
+    start = outline + down[:, None, None] * (flare * spoke + drop)
+    start = start + random.uniform(-0.002, 0.002, start.shape) * (down > 0.0)[:, None, None]
+    area = length * (waist + 0.5 * fullness * length)
+    return Grid(rows, columns, True, flat.reshape(-1, 3), start.reshape(-1, 3), 2, area)
+
+
+def cape(person: Person, *, length: float, fullness: float, rows: int, columns: int, seed: int) -> Grid:
+    """A cape sewn over the shoulders and hanging down the back, widening by `fullness` metres per metre of length."""
+    marks = person.marks
+    across = np.linspace(-1.0, 1.0, columns)
+    half = 0.82 * marks.shoulder
+    body = person.skin.rest[: len(person.body.rest)]
+    top = body[(body[:, 1] > marks.waist) & (body[:, 1] < marks.neck + 0.03)]
+    edge = np.zeros((columns, 3))
+    for j, s in enumerate(across):
+        x = s * half
+        near = top[np.abs(top[:, 0] - x) < 0.02]
+        back = near[near[:, 2] < np.abs(s) * 0.02 - 0.01]
+        high = back[:, 1].max() - 0.015
+        edge[j] = x, high, back[back[:, 1] > high - 0.03][:, 2].min() - _STAND_OFF
+    for _ in range(4):
+        edge[1:-1] = 0.25 * edge[:-2] + 0.5 * edge[1:-1] + 0.25 * edge[2:]
+    steps = edge[1:] - edge[:-1]
+    width = _total(np.sqrt(am.dot(steps, steps)))
+    down = np.linspace(0.0, length, rows)
+    wide = 0.5 * (width + fullness * down)[:, None] * across
+    flat = np.stack([wide, np.broadcast_to(-down[:, None], wide.shape), np.zeros_like(wide)], -1)
+    spread = 0.5 * fullness * across
+    drop = np.stack([0.6 * spread, np.full(columns, -0.90), np.full(columns, -0.42)], -1)
+    random = np.random.Generator(np.random.PCG64([seed, 3]))
+    start = edge + down[:, None, None] * drop
+    start = start + random.uniform(-0.002, 0.002, start.shape) * (down > 0.0)[:, None, None]
+    return Grid(
+        rows, columns, False, flat.reshape(-1, 3), start.reshape(-1, 3), 1, length * (width + 0.5 * fullness * length)
+    )
+
+
+def sewn(grid: Grid, person: Person) -> Skin:
+    """The sewn particles as skin: each moves with the mean of the nearest eight body points' weights."""
+    points = grid.start[: grid.pinned * grid.columns]
+    body = person.body
+    weights = np.zeros((len(points), len(person.joints)))
+    for p, point in enumerate(points):
+        gap = person.skin.rest[: len(body.rest)] - point
+        for v in np.argsort(am.dot(gap, gap), kind="stable")[:8]:
+            for bone, share in zip(body.bones[v], body.shares[v]):
+                weights[p, bone] += share / 8.0
+    return Skin.of_weights(points, weights)
+
+
+def pattern(grid: Grid) -> Array:
+    """Where each particle's colour is looked up: turns around, metres below the edge, metres above the hem, [N, 3]."""
+    i, j = np.divmod(np.arange(grid.rows * grid.columns), grid.columns)
+    column = grid.flat.reshape(grid.rows, grid.columns, 3)[:, 0]
+    step = column[1:] - column[:-1]
+    down = np.concatenate([[0.0], np.cumsum(np.sqrt(am.dot(step, step)))])
+    return np.stack([j / grid.columns, down[i], down[-1] - down[i]], -1)
+
+
+def _waist(person: Person) -> float:
+    """Height of the waistband on this person's body."""
+    joints = person.joints
+    return float(joints[3, 1] + 0.45 * (joints[6, 1] - joints[3, 1]))
+
+
+def _outline(person: Person, height: float, columns: int) -> Array:
+    """The body's outline at a height, a little outside it, [columns, 3]; the angle is measured from +z towards +x."""
+    body = person.skin.rest[: len(person.body.rest)]
+    near = body[(np.abs(body[:, 1] - height) < 0.02) & (np.abs(body[:, 0]) < person.marks.shoulder)]
+    centre = 0.5 * (near[:, 2].min() + near[:, 2].max())
+    angle = np.arange(columns) * (2.0 * am.PI / columns)
+    spoke = np.stack([am.sin(angle), np.zeros(columns), am.cos(angle)], -1)
+    flat = near - np.array([0.0, 0.0, centre])
+    flat[:, 1] = 0.0
+    reach = np.array([am.dot(flat, s)[_ahead(flat, s)].max() for s in spoke]) + _STAND_OFF
+    for _ in range(3):
+        reach = 0.25 * np.roll(reach, 1) + 0.5 * reach + 0.25 * np.roll(reach, -1)
+    return np.array([0.0, height, centre]) + spoke * reach[:, None]
+
+
+def _ahead(points: Array, direction: Array) -> NDArray[np.bool_]:
+    """Points within about 17 degrees of a direction (cosine 0.955)."""
+    along = am.dot(points, direction)
+    return (along > 0.0) & (along * along > 0.912 * am.dot(points, points))
+
+
+def _total(values: Array) -> float:
+    total = 0.0
+    for value in values.tolist():
+        total += value
+    return total

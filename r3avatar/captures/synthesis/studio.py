@@ -1,0 +1,82 @@
+"""Drawing one camera's view of one frame: the person before a grey wall."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from r3avatar.captures.synthesis.appearance import background, mark_array, paint, palette
+from r3avatar.captures.synthesis.light import light_on
+from r3avatar.captures.synthesis.performance import Surface
+from r3avatar.captures.synthesis.person import Marks
+from r3avatar.captures.synthesis.raster import SAMPLES, project, rasterize, window
+from r3avatar.captures.synthesis.rig import Camera
+
+Array = NDArray[np.float64]
+Image = NDArray[np.uint8]
+
+
+@dataclass
+class View:
+    """One image: rgb [H, W, 3], mask [H, W] (255: person) and the SHA-256 of both."""
+
+    rgb: Image
+    mask: Image
+    digest: bytes
+
+
+class Studio:
+    """Draws a performance. Its methods may be called from several threads; they release the interpreter."""
+
+    def __init__(self, surface: Surface, marks: Marks, *, trousers: bool, repeats: int, seed: int):
+        self.surface = surface
+        self._colours, self._marks = palette(seed), mark_array(marks, trousers, float(repeats))
+        self._walls: dict[tuple[int, int], tuple[Array, Image]] = {}
+
+    def light(self, vertices: Array) -> Array:
+        """Light on the vertices [V, 3] of one frame, for `draw`."""
+        return light_on(vertices, self.surface)
+
+    def draw(self, vertices: Array, light: Array, camera: Camera) -> View:
+        """The image that a camera takes of the vertices [V, 3], through its lens."""
+        surface = self.surface
+        wall, plain = self._wall(camera.width, camera.height)
+        projected = np.empty_like(vertices)
+        project(vertices, camera.w2c, camera.K, camera.D, projected)
+        x0, y0, x1, y1 = window(projected, camera.width, camera.height)
+        size = (y1 - y0) * SAMPLES, (x1 - x0) * SAMPLES
+        index, nearness = np.empty(size, np.int32), np.empty(size)
+        rasterize(projected, surface.triangles, surface.two_sided, x0, y0, SAMPLES, index, nearness)
+        rgb, mask = plain.copy(), np.zeros(plain.shape[:2], np.uint8)
+        paint(
+            index, projected, x0, y0, SAMPLES, surface.triangles, surface.kind, surface.pattern, light, self._colours,
+            self._marks, wall, rgb, mask,
+        )  # fmt: skip
+        digest = hashlib.sha256(rgb)
+        digest.update(mask)
+        return View(rgb, mask, digest.digest())
+
+    def _wall(self, width: int, height: int) -> tuple[Array, Image]:
+        if (width, height) not in self._walls:
+            wall = background(width, height)
+            grey = np.floor(wall * 255.0 + 0.5).astype(np.uint8)
+            self._walls[width, height] = wall, np.repeat(grey[..., None], 3, 2)
+        return self._walls[width, height]
+
+
+def encoded(view: View, quality: int) -> tuple[bytes, bytes]:
+    """A view as JPEG of the given quality and its mask as PNG."""
+    _, jpeg = cv2.imencode(".jpg", view.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    _, png = cv2.imencode(".png", view.mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return jpeg.tobytes(), png.tobytes()
+
+
+def contact_sheet(tiles: dict[tuple[int, int], Image]) -> bytes:
+    """A PNG of small pictures by (row, column), rows and columns in rising order."""
+    rows, columns = (sorted({key[i] for key in tiles}) for i in range(2))
+    sheet = np.concatenate([np.concatenate([tiles[r, c] for c in columns], 1) for r in rows], 0)
+    return cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))[1].tobytes()
