@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 
@@ -45,13 +46,37 @@ class Perceptual(nn.Module):
         """Stays in evaluation mode: a metric has no training behaviour (its heads hold dropout)."""
         return super().train(False)
 
-    def forward(self, image: Tensor, truth: Tensor, rescale: bool) -> Tensor:
-        """Distances [B] of images [B, H, W, 3] in [0, 1].
+    def forward(self, image: Tensor, truth: Tensor, rescale: bool, inside: Tensor | None = None) -> Tensor:
+        """Distances [B] of images [B, H, W, 3] in [0, 1]; gradients flow into `image` only.
 
-        `rescale` maps [0, 1] to [-1, 1], which is what LPIPS is made for; False feeds [0, 1], as the published code.
+        Args:
+            rescale: map [0, 1] to [-1, 1], for which LPIPS is made; False feeds [0, 1], as the published code.
+            inside: [B, H, W] in [0, 1]: the distance is averaged over this region, in every layer. Of an image that is
+                zero outside a rectangle it is the cut-out rectangle's distance but for the layers' padding (about 1 %).
         """
-        image, truth = (x.movedim(-1, 1).float() for x in (image, truth))
-        return self.network(image, truth, normalize=rescale).flatten(1).mean(dim=1)
+        features = self._features(image, rescale)
+        with torch.no_grad():
+            truth_features = self._features(truth, rescale)
+        total = image.new_zeros(len(image), dtype=torch.float32)
+        for head, a, b in zip(self.network.lins, features, truth_features):
+            distance = head.model((_unit(a) - _unit(b)).square())  # [B, 1, h, w]
+            if inside is None:
+                total = total + distance.mean(dim=(1, 2, 3))
+            else:
+                share = F.interpolate(inside[:, None].float(), size=distance.shape[-2:], mode="area")
+                weight = share.sum(dim=(1, 2, 3)).clamp_min(torch.finfo(torch.float32).tiny)
+                total = total + (distance * share).sum(dim=(1, 2, 3)) / weight
+        return total
+
+    def _features(self, image: Tensor, rescale: bool) -> tuple[Tensor, ...]:
+        x = image.movedim(-1, 1).float()
+        return self.network.net(self.network.scaling_layer(2 * x - 1 if rescale else x))
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Channels [B, C, h, w] divided by their norm + 1e-10; where all are zero so is the gradient, and not NaN."""
+    norm = torch.linalg.vector_norm(features, dim=1, keepdim=True)
+    return features / torch.where(norm > 0, norm + 1e-10, torch.inf)
 
 
 def _load_vgg16(trunk: nn.Module, path: Path) -> None:

@@ -19,10 +19,10 @@ class AvatarLoss(nn.Module):
     L1 and the squared error of alpha are means over the bound mask (the projected box of the posed body); SSIM and
     LPIPS are of the bound mask's rectangle. A batch of one image is the published loss.
 
-    Images of a batch lie in one padded crop, with rectangles of their own: outside its rectangle an image and its truth
-    are zeroed, so that SSIM, whose padding is zero too, is exactly that of the cut-out rectangle. LPIPS is summed over
-    the padded crop and divided by the rectangle's area: the published value where the rectangle fills the crop, and
-    differing from it by the network's padding at the rectangle's border elsewhere.
+    Images of a batch lie in one padded crop, with rectangles of their own. Outside its rectangle an image and its truth
+    are zeroed, so that SSIM, whose padding is zero too, is exactly that of the cut-out rectangle. LPIPS is averaged
+    over the rectangle in every layer: the published value where the rectangle fills the crop, and about 1 % off
+    elsewhere, since the network pads at the crop's border and not at the rectangle's.
 
     Source: R3-Avatar (arXiv 2503.12751), training losses.
     """
@@ -94,8 +94,7 @@ class AvatarLoss(nn.Module):
             similarity = (ssim_map(image, truth) * inside).sum(dim=(1, 2, 3)) / (3 * area)
             terms["ssim"] = (1 - similarity).mean()
         for network in self._networks:
-            distance = network(image, truth, rescale=self.perceptual_rescale)
-            terms["perceptual"] = (distance * (image.shape[1] * image.shape[2]) / area).mean()
+            terms["perceptual"] = network(image, truth, self.perceptual_rescale, inside[..., 0]).mean()
         if not terms:
             raise ValueError("every loss weight is 0: nothing to train on")
         terms["total"] = sum(self.weights[name] * value for name, value in terms.items())

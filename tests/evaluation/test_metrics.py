@@ -128,19 +128,28 @@ def test_perceptual_names_the_extra_and_the_switch(monkeypatch):
 
 
 class FakeLPIPS(torch.nn.Module):
-    """lpips.LPIPS' interface over one convolution whose layer keeps its VGG number."""
+    """What `Perceptual` uses of lpips.LPIPS, over one convolution whose layer keeps its VGG number."""
 
     def __init__(self, net, pnet_rand, verbose):
         super().__init__()
+        assert net == "vgg" and not verbose
         self.downloads = not pnet_rand
-        self.net = torch.nn.Module()
-        self.net.slice1 = torch.nn.Sequential()
-        self.net.slice1.add_module("2", torch.nn.Conv2d(3, 2, 3, padding=1))
-        self.dropout = torch.nn.Dropout()
+        self.scaling_layer = torch.nn.Identity()
+        self.net = FakeTrunk()
+        self.lin0 = torch.nn.Module()
+        self.lin0.model = torch.nn.Sequential(torch.nn.Dropout(), torch.nn.Conv2d(2, 1, 1, bias=False))
+        torch.nn.init.ones_(self.lin0.model[1].weight)
+        self.lins = [self.lin0]
 
-    def forward(self, a, b, normalize):
-        a, b = (2 * a - 1, 2 * b - 1) if normalize else (a, b)
-        return self.dropout(self.net.slice1(a) - self.net.slice1(b)).square().mean(dim=(1, 2, 3), keepdim=True)
+
+class FakeTrunk(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.slice1 = torch.nn.Sequential()
+        self.slice1.add_module("2", torch.nn.Conv2d(3, 2, 3, stride=2, padding=1))
+
+    def forward(self, x):
+        return (self.slice1(x).relu(),)
 
 
 def test_perceptual(monkeypatch, tmp_path):
@@ -153,12 +162,16 @@ def test_perceptual(monkeypatch, tmp_path):
     perceptual.train()
     image = a.clone().requires_grad_()
     value = perceptual(image, b, rescale=False)
-    assert value.shape == (2,)
-    torch.testing.assert_close(
-        perceptual(a, b, rescale=True), 4 * value.detach()
-    )  # without dropout, though in training
+    assert value.shape == (2,) and not torch.equal(perceptual(a, b, rescale=True), value)
+    fa, fb = (torch.nn.functional.normalize(perceptual.network.net(x.movedim(-1, 1))[0], dim=1) for x in (a, b))
+    expected = (fa - fb).square().sum(1)  # [B, h, w]; no dropout, though set to train
+    torch.testing.assert_close(value, expected.mean(dim=(1, 2)))
+    inside = torch.zeros(2, 40, 33)
+    inside[:, 4:20, :] = 1
+    torch.testing.assert_close(perceptual(a, b, False, inside), expected[:, 2:10].mean(dim=(1, 2)))
     value.sum().backward()
-    assert image.grad.abs().sum() > 0 and not any(p.requires_grad for p in perceptual.parameters())
+    assert image.grad.isfinite().all() and image.grad.abs().sum() > 0
+    assert not any(p.requires_grad for p in perceptual.parameters())
 
     path = tmp_path / "vgg16.pth"
     state = {
@@ -186,9 +199,18 @@ def test_perceptual_with_the_real_package(tmp_path):
     path = tmp_path / "vgg16.pth"
     torch.save(trunk.state_dict(), path)
     perceptual = Perceptual(weights=path)
-    a, b = images(B=2, H=64, W=48, dtype=torch.float32)
+    a, b = images(B=2, H=70, W=45, dtype=torch.float32)
     value = perceptual(a, b, rescale=True)
     assert (value > 0).all() and perceptual(a, a, rescale=True).abs().max() == 0
+    for rescale in (False, True):
+        expected = perceptual.network(a.movedim(-1, 1), b.movedim(-1, 1), normalize=rescale).flatten()
+        torch.testing.assert_close(perceptual(a, b, rescale), expected)
+        torch.testing.assert_close(perceptual(a, b, rescale, torch.ones(2, 70, 45)), expected)
+    # Of a rectangle in a padded crop: its own distance, but for the layers' padding.
+    inside = torch.zeros(2, 70, 45)
+    inside[:, 5:61, 3:40] = 1
+    padded = perceptual(a * inside[..., None], b * inside[..., None], False, inside)
+    torch.testing.assert_close(padded, perceptual(a[:, 5:61, 3:40], b[:, 5:61, 3:40], False), rtol=0.1, atol=0)
     shift, scale = torch.tensor([-0.030, -0.088, -0.188]), torch.tensor([0.458, 0.448, 0.450])
     scaled = perceptual.network.scaling_layer(a.movedim(-1, 1) * 2 - 1)
     torch.testing.assert_close(scaled, ((a * 2 - 1 - shift) / scale).movedim(-1, 1))

@@ -78,3 +78,14 @@ def test_refusals():
         r.fit(walk(3), torch.arange(3), bank=torch.zeros(3, dtype=torch.bool))
     with pytest.raises(ValueError, match="window"):
         Retriever("smpl", window=0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("backend", ["auto", "torch"])
+def test_on_cuda(backend):
+    theta, query = walk(60), walk(30, seed=1)
+    expected = Retriever("smpl", "torch").fit(theta, torch.arange(60)).retrieve(query)
+    found = Retriever("smpl", backend).fit(theta.cuda(), torch.arange(60)).retrieve(query.cuda())
+    torch.testing.assert_close(found.times.cpu(), expected.times, atol=1e-3, rtol=0)
+    assert found.times.is_cuda and torch.equal(found.jump.cpu(), expected.jump)

@@ -377,3 +377,48 @@ def test_all_reduce_gives_every_rank_the_same_edit():
             torch.testing.assert_close(a[name], both.state()[name])
     torch.testing.assert_close(a["opacity_logits"], both.state()["opacity_logits"])
     assert torch.equal(new_a, new_b)
+
+
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+
+@pytest.mark.gpu
+@gpu
+def test_nearest_neighbour_on_cuda(monkeypatch):
+    from r3avatar.training import density_rules
+
+    points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(density_rules, "_CHUNK_PAIRS", 5000 * 700)
+    assert torch.equal(nearest_neighbour(points.cuda()).cpu(), nearest_neighbour(points))
+
+
+@pytest.mark.gpu
+@gpu
+def test_observing_on_cuda_never_waits_and_the_edit_is_that_of_the_cpu():
+    edits = []
+    for device in ("cpu", "cuda"):
+        module, control = Canonical(6).to(device), DensityControl()
+        step, said = moving(6, [1, 4], 0.002)
+        gradient = step.means2d.grad.to(device)
+        step = step.to(device)
+        step.means2d = step.means2d.detach().requires_grad_()
+        step.means2d.grad = gradient
+        said = SimpleNamespace(**{name: value.to(device) for name, value in vars(said).items()})
+        control.observe(step, said, W, H)
+        if device == "cuda":
+            control.load_state_dict(torch_round_trip(control.state_dict()))
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            control.observe(step, said, W, H)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        edits.append(control.step(module, 500, EXTENT))
+        optimizer = torch.optim.Adam(module.parameters(), fused=True)
+        sum(p.sum() for p in module.parameters()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        apply_edit(optimizer, module, edits[-1])
+        sum(p.sum() for p in module.parameters()).backward()
+        optimizer.step()
+    assert edits[0].parents.tolist() == edits[1].parents.tolist()
+    torch.testing.assert_close(edits[0].new["positions"], edits[1].new["positions"].cpu())

@@ -76,8 +76,9 @@ class MeanDifference(torch.nn.Module):
         super().__init__()
         self.scale = torch.nn.Parameter(torch.ones(()))
 
-    def forward(self, image, truth, rescale):
-        return (image - truth).abs().mean(dim=(1, 2, 3)) * (2 if rescale else 1) * self.scale
+    def forward(self, image, truth, rescale, inside):
+        difference = ((image - truth).abs().mean(-1) * inside).sum(dim=(1, 2)) / inside.sum(dim=(1, 2))
+        return difference * (2 if rescale else 1) * self.scale
 
 
 def test_perceptual_is_of_the_rectangle(monkeypatch):
@@ -134,3 +135,21 @@ def test_shapes_are_checked():
     render, batch = scene()
     with pytest.raises(ValueError, match="one shape"):
         AvatarLoss(perceptual=0)(render[:1], batch)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_loss_on_cuda_agrees_and_never_waits():
+    render, batch = scene()
+    expected = AvatarLoss(perceptual=0)(render, batch)
+    loss, render, batch = AvatarLoss(perceptual=0).cuda(), render.to("cuda"), batch.to("cuda")
+    render.rgb = render.rgb.detach().requires_grad_()
+    loss(render, batch)["total"].backward()  # the first call makes the window
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = loss(render, batch)
+        found["total"].backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for name, value in found.items():
+        torch.testing.assert_close(value.cpu(), expected[name])
