@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-from torch.utils.data import DataLoader, Dataset
 
-from r3avatar.captures.batches import crop_batch, full_batch
 from r3avatar.captures.boxes import PosableBody, body_bounds
 from r3avatar.captures.cache import FrameStore, prepare
 from r3avatar.captures.capture import Capture
+from r3avatar.captures.loader import BatchLoader, EvalBatches, TrainBatches, TrainLoader
 from r3avatar.captures.prepared_frame import DirectFrames, FrameSource
-from r3avatar.captures.schedule import Schedule, Step
+from r3avatar.captures.schedule import Schedule
 from r3avatar.types import Batch
-
-# A trainer counts steps, not epochs: the training loader is one epoch that does not end. It has a length so that
-# Lightning fetches no batch ahead of the step that uses it, and the position in a checkpoint is exact.
-_ENDLESS = 10**9
 
 
 class CaptureDataModule(pl.LightningDataModule):
@@ -50,9 +45,8 @@ class CaptureDataModule(pl.LightningDataModule):
         split = capture.split("train")
         self.capture, self._body, self._cache, self._workers = capture, body, cache, workers
         self._validation_frames = validation_frames
-        self._schedule = Schedule(len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed)
+        self.schedule = Schedule(len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed)
         self._source: FrameSource | None = None
-        self.position = 0  # training steps handed out
 
     @property
     def cached(self) -> bool:
@@ -81,12 +75,11 @@ class CaptureDataModule(pl.LightningDataModule):
             _ = self.source
 
     def train_dataloader(self) -> Iterable[Batch]:
-        """The training steps from `position` on."""
+        """The training steps from the schedule's position on."""
         split = self.capture.split("train")
         frames = [self.capture.frame_index(frame) for frame in split.frames]
         cameras = [self.capture.camera_index(camera) for camera in split.cameras]
-        steps = _Steps(self.capture, self.source, frames, cameras)
-        return _Loader(steps, self._remaining_steps, _ENDLESS, self._workers, self._count_step)
+        return TrainLoader(TrainBatches(self.capture, self.source, frames, cameras), self.schedule, self._workers)
 
     def val_dataloader(self) -> Iterable[Batch]:
         """Some frames of the novel views (see the class), empty if the capture has no such split."""
@@ -109,89 +102,12 @@ class CaptureDataModule(pl.LightningDataModule):
             size = self.capture.cameras[camera].width, self.capture.cameras[camera].height
             by_size.setdefault(size, []).append(camera)
         plans = [(frame, views) for frame in frames for views in by_size.values()]
-        return _Loader(_Views(self.capture, self.source), lambda: plans, len(plans), self._workers)
+        return BatchLoader(EvalBatches(self.capture, self.source), plans, self._workers)
 
-    def state_dict(self) -> dict[str, object]:
-        """Position in the training steps, and what decides their order."""
-        return {"position": self.position, "schedule": vars(self._schedule)}
+    def state_dict(self) -> dict[str, int]:
+        """The position in the training steps (`Schedule.state_dict`)."""
+        return self.schedule.state_dict()
 
-    def load_state_dict(self, state_dict: dict[str, object]) -> None:
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Go on after the checkpoint's last step; ValueError if its steps were drawn otherwise."""
-        changed = {
-            name: (value, getattr(self._schedule, name))
-            for name, value in state_dict["schedule"].items()
-            if value != getattr(self._schedule, name)
-        }
-        if changed:
-            listed = ", ".join(f"{name} {was} (now {now})" for name, (was, now) in changed.items())
-            raise ValueError(f"the checkpoint's training steps were drawn with {listed}; resume with the same values")
-        self.position = state_dict["position"]
-
-    def _remaining_steps(self) -> Iterator[Step]:
-        return self._schedule.steps(self.position)
-
-    def _count_step(self) -> None:
-        self.position += 1
-
-
-class _Steps(Dataset):
-    """Training batches by step: frames and views are positions in the split's lists."""
-
-    def __init__(self, capture: Capture, source: FrameSource, frames: list[int], cameras: list[int]):
-        self._capture, self._source, self._frames, self._cameras = capture, source, frames, cameras
-
-    def __getitem__(self, step: Step) -> Batch:
-        frames = [self._frames[frame] for frame in step[0]]
-        views = [[self._cameras[view] for view in row] for row in step[1]]
-        return crop_batch(self._capture, self._source, frames, views)
-
-
-class _Views(Dataset):
-    """Evaluation batches by frame and views, positions in the capture's lists."""
-
-    def __init__(self, capture: Capture, source: FrameSource):
-        self._capture, self._source = capture, source
-
-    def __getitem__(self, plan: tuple[int, list[int]]) -> Batch:
-        return full_batch(self._capture, self._source, *plan)
-
-
-class _Loader:
-    """A data set's batches for the plans that `plans()` gives at each pass, loaded here or by worker processes."""
-
-    def __init__(
-        self,
-        dataset: Dataset,
-        plans: Callable[[], Iterable],
-        length: int,
-        workers: int,
-        handed_out: Callable[[], None] | None = None,
-    ):
-        self._dataset, self._plans, self._length, self._handed_out = dataset, plans, length, handed_out
-        self._processes = None
-        if workers:
-            # Spawned, as HDF5 handles do not survive a fork; kept from pass to pass, as starting takes seconds.
-            self._processes = DataLoader(
-                dataset, batch_size=None, sampler=_Plans(plans), num_workers=workers,
-                multiprocessing_context="spawn", persistent_workers=True,
-            )  # fmt: skip
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __iter__(self) -> Iterator[Batch]:
-        batches = self._processes if self._processes is not None else map(self._dataset.__getitem__, self._plans())
-        for batch in batches:
-            if self._handed_out is not None:
-                self._handed_out()
-            yield batch
-
-
-class _Plans:
-    """What DataLoader calls a sampler: iterates anew over `plans()`."""
-
-    def __init__(self, plans: Callable[[], Iterable]):
-        self._plans = plans
-
-    def __iter__(self) -> Iterator:
-        return iter(self._plans())
+        self.schedule.load_state_dict(state_dict)

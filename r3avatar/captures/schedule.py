@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -37,7 +38,8 @@ class Schedule:
     """An endless sequence of steps of F frames with V views each, the views of a frame drawn for that frame alone.
 
     Frames are drawn without replacement, and so are each frame's views: all frame-view pairs are seen equally often,
-    each once in num_frames * num_views / (F * V) steps where F and V divide the counts.
+    each once in num_frames * num_views / (F * V) steps where F and V divide the counts. Iterating begins at `position`,
+    which whoever uses the steps advances; it and what decides the sequence make up `state_dict`.
     """
 
     def __init__(self, num_frames: int, num_views: int, frames_per_step: int, views_per_step: int, seed: int):
@@ -45,20 +47,40 @@ class Schedule:
             raise ValueError(f"frames_per_step is {frames_per_step}; the split 'train' has {num_frames} frames")
         if not 1 <= views_per_step <= num_views:
             raise ValueError(f"views_per_step is {views_per_step}; the split 'train' has {num_views} cameras")
-        self.num_frames, self.num_views = num_frames, num_views
-        self.frames_per_step, self.views_per_step, self.seed = frames_per_step, views_per_step, seed
+        self._settings = {
+            "num_frames": num_frames,
+            "num_views": num_views,
+            "frames_per_step": frames_per_step,
+            "views_per_step": views_per_step,
+            "seed": seed,
+        }
+        self.position = 0  # steps used so far
 
-    def steps(self, start: int = 0) -> Iterator[Step]:
-        """The steps from number `start` on; earlier ones are drawn and dropped: one sequence, whatever the start."""
-        frames = BalancedDraws(self.num_frames, self.frames_per_step, np.random.default_rng([self.seed, 0]))
+    def __iter__(self) -> Iterator[Step]:
+        """The steps from `position` on; earlier ones are drawn and dropped: one sequence, whatever the start."""
+        num_frames, num_views, frames_per_step, views_per_step, seed = self._settings.values()
+        start = self.position
+        frames = BalancedDraws(num_frames, frames_per_step, np.random.default_rng([seed, 0]))
         views = [
-            BalancedDraws(self.num_views, self.views_per_step, np.random.default_rng([self.seed, 1, frame]))
-            for frame in range(self.num_frames)
+            BalancedDraws(num_views, views_per_step, np.random.default_rng([seed, 1, frame]))
+            for frame in range(num_frames)
         ]
-        number = 0
-        while True:
+        for number in itertools.count():
             drawn = frames.next()
             step = drawn, [views[frame].next() for frame in drawn]
             if number >= start:
                 yield step
-            number += 1
+
+    def state_dict(self) -> dict[str, int]:
+        """The position and what decides the sequence, for a checkpoint."""
+        return {"position": self.position, **self._settings}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Continue at a checkpoint's position; ValueError if its steps were drawn otherwise."""
+        for name, now in self._settings.items():
+            if state_dict[name] != now:
+                raise ValueError(
+                    f"the checkpoint's training steps were drawn with {name} {state_dict[name]}, now it is {now}; "
+                    "resume with the same capture, batch and seed"
+                )
+        self.position = state_dict["position"]

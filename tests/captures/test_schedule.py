@@ -11,7 +11,8 @@ from r3avatar.captures.schedule import Schedule
 
 
 def _steps(schedule, start, count):
-    return list(itertools.islice(schedule.steps(start), count))
+    schedule.position = start
+    return list(itertools.islice(schedule, count))
 
 
 def _pairs(steps):

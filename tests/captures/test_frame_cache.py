@@ -1,0 +1,221 @@
+"""The frame cache: the same frames as without it, shared, resumable, and clear when something fails."""
+
+import errno
+import logging
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import threading
+import time
+
+import h5py
+import numpy as np
+import pytest
+
+from r3avatar.captures import CaptureError, DnaRendering, body_bounds, cache_writer, frames_of_splits, prepare, segment
+from r3avatar.captures.cache import cache_folder, default_cache_dir
+from r3avatar.captures.prepared_frame import BOUND, PERSON, DirectFrames
+
+
+class CountedReads(DnaRendering):
+    """Counts what is read from the capture's files, and can pause there."""
+
+    def __init__(self, *arguments, pause=0.0, **keywords):
+        super().__init__(*arguments, **keywords)
+        self._arguments["pause"] = pause
+        self.reads, self.pause = [], pause
+
+    def read(self, camera_index, frame_index):
+        self.reads.append((camera_index, frame_index))
+        time.sleep(self.pause)
+        return super().read(camera_index, frame_index)
+
+
+@pytest.fixture
+def counted(shared_pair, small):
+    return CountedReads(
+        shared_pair, "0012_09", splits=small.SPLITS, recorded=(0, 3), hand_mean=None, scale=0.5
+    )
+
+
+def _prepare(capture, body, folder, **keywords):
+    return prepare(capture, body, folder, **{"workers": 0, "progress": False, **keywords})
+
+
+def _assert_same(store, capture, body, pairs):
+    direct = DirectFrames(capture, body_bounds(body, capture.poses, capture.box_margin))
+    for pair in pairs:
+        ours, expected = store.get(*pair), direct.get(*pair)
+        np.testing.assert_array_equal(ours.rgb, expected.rgb)
+        np.testing.assert_array_equal(ours.mask, expected.mask)
+        assert ours[2:] == expected[2:]
+
+
+def test_cached_frames_are_the_direct_ones(counted, body, tmp_path):
+    pairs = frames_of_splits(counted, counted.splits)
+    assert len(pairs) == len(set(pairs)) == 10
+    store = _prepare(counted, body, tmp_path)
+    assert len(store) == 10 and all(pair in store for pair in pairs)
+    _assert_same(store, counted, body, pairs)
+    counted.reads.clear()
+    _prepare(counted, body, tmp_path)
+    assert not counted.reads
+
+
+def test_the_window_holds_all_of_the_person(capture, body, tmp_path):
+    store = _prepare(capture, body, tmp_path)
+    for camera, frame in frames_of_splits(capture, capture.splits):
+        rgb, person = capture.read(camera, frame)
+        prepared = store.get(camera, frame)
+        full_rgb, full_mask = np.zeros_like(rgb), np.zeros_like(person)
+        prepared.copy_window(0, 0, full_rgb, full_mask)
+        np.testing.assert_array_equal(full_rgb, rgb)
+        np.testing.assert_array_equal(full_mask & PERSON, person)
+        rows, columns = np.nonzero(full_mask & BOUND)
+        x, y, w, h = prepared.bound
+        assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x, y, x + w, y + h)
+
+
+def test_frames_are_views_of_the_file(capture, body, tmp_path):
+    frame = _prepare(capture, body, tmp_path).get(0, 0)
+    for array in (frame.rgb, frame.mask):
+        assert not array.flags.owndata and not array.flags.writeable
+    store = pickle.loads(pickle.dumps(_prepare(capture, body, tmp_path)))
+    assert not store._contents
+    np.testing.assert_array_equal(store.get(0, 0).rgb, frame.rgb)
+
+
+def test_later_frames_are_added(counted, body, tmp_path):
+    store = _prepare(counted, body, tmp_path, needed=[(0, 1), (1, 2)])
+    with pytest.raises(KeyError, match="camera 0, frame 2 is not prepared"):
+        store.get(0, 2)
+    counted.reads.clear()
+    store = _prepare(counted, body, tmp_path, needed=[(0, 1), (0, 2)])
+    assert counted.reads == [(0, 2)] and len(store) == 3
+    _assert_same(store, counted, body, [(0, 1), (0, 2), (1, 2)])
+
+
+def test_whatever_decides_the_frames_decides_the_folder(shared_pair, small, body, tmp_path):
+    class OtherBody:
+        def __init__(self, shift):
+            self.v_template = body.v_template + shift
+
+        def vertices(self, pose):
+            return body.vertices(pose)
+
+    hands = np.full((30, 3), 0.1)
+    captures = [small.open(shared_pair, **change) for change in (
+        {}, {"scale": 0.25}, {"undistort": False}, {"box_margin": 0.1}, {"hand_mean": hands},
+    )]  # fmt: skip
+    folders = {cache_folder(capture, body, tmp_path) for capture in captures}
+    folders |= {cache_folder(captures[0], OtherBody(shift), tmp_path) for shift in (0.0, 0.1)}
+    copy = tmp_path / "copy"
+    shutil.copytree(shared_pair, copy)
+    os.utime(copy / "0012_09/0012_09_annots.smc", ns=(1, 1))
+    folders.add(cache_folder(small.open(copy), body, tmp_path))
+    assert len(folders) == 8
+    assert cache_folder(small.open(shared_pair, recorded=(0, 5)), body, tmp_path) in folders
+
+
+def test_default_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("R3AVATAR_CACHE", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    monkeypatch.delenv("R3AVATAR_CACHE")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_cache_dir() == tmp_path / ".cache/r3avatar"
+
+
+def _prepare_slowly(capture, body, folder):
+    cache_writer._FRAMES_A_SEGMENT = 2
+    _prepare(capture, body, folder)
+
+
+def test_a_killed_run_is_taken_up(counted, body, tmp_path):
+    slow = CountedReads(**{**counted._arguments, "pause": 0.25})
+    process = multiprocessing.get_context("spawn").Process(target=_prepare_slowly, args=(slow, body, tmp_path))
+    process.start()
+    folder = cache_folder(counted, body, tmp_path)
+    while len(list(folder.rglob("*.frames"))) < 2 or not list(folder.rglob("*.partial")):
+        assert process.is_alive()
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    finished = len(list(folder.rglob("*.frames")))
+    store = _prepare(counted, body, tmp_path)
+    assert len(store) == 10 and len(counted.reads) <= 10 - 2 * (finished - 1)
+    assert not list(folder.rglob("*.partial"))
+    _assert_same(store, counted, body, frames_of_splits(counted, counted.splits))
+
+
+def test_one_prepares_and_the_others_wait(counted, body, tmp_path, caplog):
+    slow = CountedReads(**{**counted._arguments, "pause": 0.03})
+    stores = []
+    threads = [
+        threading.Thread(target=lambda capture=capture: stores.append(_prepare(capture, body, tmp_path)))
+        for capture in (slow, counted)
+    ]
+    with caplog.at_level(logging.WARNING):
+        threads[0].start()
+        while not slow.reads:
+            time.sleep(0.001)
+        threads[1].start()
+        for thread in threads:
+            thread.join()
+    assert not counted.reads and [len(store) for store in stores] == [10, 10]
+    assert "another process prepares" in caplog.text
+
+
+def test_a_full_disk_keeps_what_is_finished(counted, body, tmp_path, monkeypatch):
+    synced = []
+
+    def fsync(descriptor):
+        synced.append(descriptor)
+        if len(synced) == 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cache_writer, "_FRAMES_A_SEGMENT", 1)
+        patch.setattr(segment.os, "fsync", fsync)
+        with pytest.raises(OSError, match=r"needs room for 8 more frames: the disk is full\. Finished frames are kept"):
+            _prepare(counted, body, tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+    counted.reads.clear()
+    assert len(_prepare(counted, body, tmp_path)) == 10 and len(counted.reads) == 8
+
+
+def test_a_disk_too_small_is_noticed_before_work(counted, body, tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("r3avatar.captures.cache.shutil.disk_usage", lambda path: usage._replace(free=100))
+    with pytest.raises(OSError, match="needs room for 10 more frames: about 0 MB, and 0 MB are free") as error:
+        _prepare(counted, body, tmp_path)
+    assert error.value.errno == errno.ENOSPC and not counted.reads
+
+
+@pytest.mark.parametrize("kept", [0, 10, -1, -100])
+def test_damaged_segments_are_prepared_again(counted, body, tmp_path, caplog, kept):
+    _prepare(counted, body, tmp_path)
+    path = sorted(tmp_path.rglob("*.frames"))[0]
+    path.write_bytes(path.read_bytes()[:kept])
+    counted.reads.clear()
+    with caplog.at_level(logging.WARNING):
+        store = _prepare(counted, body, tmp_path)
+    assert "not a complete segment" in caplog.text and len(counted.reads) == 3
+    _assert_same(store, counted, body, frames_of_splits(counted, counted.splits))
+
+
+def test_worker_processes_make_the_same(counted, body, tmp_path):
+    store = _prepare(counted, body, tmp_path, workers=2)
+    assert not counted.reads  # all of them elsewhere
+    _assert_same(store, counted, body, frames_of_splits(counted, counted.splits))
+
+
+def test_a_worker_process_reports_what_is_damaged(pair, small, body, tmp_path):
+    with h5py.File(pair / "0012_09/0012_09.smc", "r+") as file:
+        data = file["Camera_12mp/48/color/4"][()]
+        del file["Camera_12mp/48/color/4"]
+        file["Camera_12mp/48/color/4"] = data[:50]
+    with pytest.raises(CaptureError, match=r"Camera_12mp/48/color/4: expected an encoded image, found a JPEG of 50"):
+        _prepare(small.open(pair), body, tmp_path / "cache", workers=1, needed=[(2, 4)])
