@@ -64,6 +64,11 @@ def test_without_distortion_the_image_is_untouched():
         np.testing.assert_array_equal(same, mask)
 
 
+def test_an_empty_mask_gives_a_black_image():
+    image, mask = np.full((HEIGHT, WIDTH, 3), 90, np.uint8), np.zeros((HEIGHT, WIDTH), np.uint8)
+    assert not any(plane.any() for plane in Undistortion(K, D, (WIDTH, HEIGHT), (WIDTH, HEIGHT))(image, mask))
+
+
 def test_released_maps_are_computed_again():
     undistortion = Undistortion(K, D, (WIDTH, HEIGHT), (WIDTH, HEIGHT))
     image, mask = np.full((HEIGHT, WIDTH, 3), 90, np.uint8), np.ones((HEIGHT, WIDTH), np.uint8)

@@ -1,0 +1,90 @@
+"""Time the data side: preparing frames (native size to the cache) and making training batches from it.
+
+Writes a capture of DNA-Rendering's sizes (2448 x 2048, undistorted and scaled to 1/4) into a temporary folder.
+
+    python tools/bench_captures.py --cameras 4 --frames 12 --workers 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import tempfile
+import time
+
+import cv2
+import numpy as np
+
+from r3avatar.body import load_body
+from r3avatar.captures import CaptureDataModule, DnaRendering, SmcWriter, Split, prepare
+
+WIDTH, HEIGHT = 2448, 2048
+
+
+def write_capture(root: str, cameras: int, frames: int) -> None:
+    """A rig around a standing body; noise-textured pictures, an ellipse as the person."""
+    random = np.random.default_rng(0)
+    settings = {}
+    for camera in range(cameras):
+        c, s = np.cos(2 * np.pi * camera / cameras), np.sin(2 * np.pi * camera / cameras)
+        w2c = np.eye(4)
+        w2c[:3, :3] = [[c, 0, s], [0, -1, 0], [s, 0, -c]]
+        w2c[:3, 3] = [0, 0, 3.2]
+        K = np.array([[2600.0, 0, WIDTH / 2], [0, 2600, HEIGHT / 2], [0, 0, 1]])
+        D = np.array([-0.1, 0.05, 1e-4, 1e-4, 0.0])
+        settings[camera] = {"K": K, "D": D, "w2c": w2c, "width": WIDTH, "height": HEIGHT}
+    image = cv2.resize(random.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8), (WIDTH, HEIGHT))
+    mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
+    cv2.ellipse(mask, (WIDTH // 2, HEIGHT // 2), (300, 800), 0, 0, 360, (255, 255, 255), -1)
+    jpeg, png = cv2.imencode(".jpg", image)[1].tobytes(), cv2.imencode(".png", mask)[1].tobytes()
+    with SmcWriter(root, "bench", cameras=settings, num_frames=frames) as writer:
+        for camera, frame in itertools.product(settings, range(frames)):
+            writer.add(camera, frame, jpeg, png)
+        expression, fullpose, transl = np.zeros((frames, 10)), np.zeros((frames, 55, 3)), np.zeros((frames, 3))
+        writer.body(np.zeros((1, 10)), expression, fullpose, transl)
+
+
+def timed(label: str, count: int, unit: str, work) -> None:
+    """Run `work` and print its rate."""
+    start = time.perf_counter()
+    work()
+    seconds = time.perf_counter() - start
+    print(f"{label:44} {seconds:7.2f} s  {count / seconds:8.1f} {unit}/s")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cameras", type=int, default=4)
+    parser.add_argument("--frames", type=int, default=12)
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--steps", type=int, default=200)
+    a = parser.parse_args()
+    body = load_body("demo")
+    with tempfile.TemporaryDirectory() as folder:
+        write_capture(folder, a.cameras, a.frames)
+        split = Split([str(c) for c in range(a.cameras)], list(range(a.frames)))
+        start = time.perf_counter()
+        capture = DnaRendering(folder, "bench", splits={"train": split}, recorded=(0, a.frames), hand_mean=None)
+        print(f"{'open the capture':44} {time.perf_counter() - start:7.2f} s")
+        images = a.cameras * a.frames
+        for workers in dict.fromkeys((0, a.workers)):
+            timed(
+                f"prepare with {workers} worker processes", images, "images",
+                lambda workers=workers: prepare(capture, body, f"{folder}/{workers}", workers=workers, progress=False),
+            )  # fmt: skip
+        timed("open the filled cache", 1, "times", lambda: prepare(capture, body, f"{folder}/0", progress=False))
+        for F, V in ((1, 1), (2, a.cameras)):
+            data = CaptureDataModule(capture, body, frames_per_step=F, views_per_step=V, cache=f"{folder}/0")
+            steps = iter(data.train_dataloader())
+            timed(
+                f"batches of {F} x {V} images from the cache", a.steps * F * V, "images",
+                lambda steps=steps: [next(steps) for _ in range(a.steps)],
+            )  # fmt: skip
+        steps = iter(CaptureDataModule(capture, body, cache="off").train_dataloader())
+        timed("batches of 1 x 1 without the cache", 10, "images", lambda: [next(steps) for _ in range(10)])
+
+
+if __name__ == "__main__":
+    main()
