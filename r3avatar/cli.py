@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import logging
 import os
 import sys
 import warnings
@@ -33,7 +34,7 @@ VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
     ),
     "evaluate": (
         "measure a run on novel views and novel poses",
-        ("run=outputs/demo", "run=outputs/latest retrieval=none", "run=outputs/demo checkpoint=last lpips=vgg"),
+        ("run=outputs/demo", "run=outputs/latest retrieval=none", "run=outputs/demo checkpoint=best lpips=vgg"),
     ),
     "render": (
         "render recorded frames of a run from any camera",
@@ -189,6 +190,8 @@ def _task(verb: str):
     """The Hydra task of a verb: expected errors end in one line, unexpected ones in a traceback."""
 
     def task(config):
+        for name in ("pytorch_lightning", "lightning", "faiss.loader", "matplotlib"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         from hydra.errors import InstantiationException
         from omegaconf.errors import MissingMandatoryValue
 

@@ -70,11 +70,11 @@ class ProgressCallback(pl.Callback):
         self._recent.append((module.seconds, module.images))
 
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
-        if trainer.global_step % self.every and not trainer.should_stop:
+        if trainer.global_step % self.every and module.progress < 1:
             return
         self._recent.append((module.seconds, module.images))
         (t0, i0), (t1, i1) = self._recent[0], self._recent[-1]
-        values = {f"loss/{k}": float(v) for k, v in outputs.items() if k != "loss"}
+        values = {f"loss/{k}": float(v.detach()) for k, v in outputs.items() if k != "loss"}
         values |= {
             "train/images": float(module.images),
             "train/progress": module.progress,
@@ -116,18 +116,19 @@ class CheckpointCallback(pl.Callback):
     """
 
     def __init__(self, folder: str):
-        self.folder, self.best = Path(folder), float("-inf")
+        self.folder, self.best, self._saved_at = Path(folder), float("-inf"), -1
 
     def on_validation_end(self, trainer, module: AvatarModule) -> None:
         if not trainer.sanity_checking:
             self._save(trainer, module)
 
     def on_train_end(self, trainer, module: AvatarModule) -> None:
-        if trainer.state.status == "running" or not (self.folder / "last.ckpt").exists():
+        if module.images != self._saved_at:
             self._save(trainer, module)
 
     def _save(self, trainer, module: AvatarModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        self._saved_at = module.images
         value = trainer.callback_metrics.get("novel_view/psnr")
         improved = value is not None and float(value) > self.best
         if improved:

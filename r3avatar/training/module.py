@@ -76,10 +76,10 @@ class AvatarModule(pl.LightningModule):
         self.attributes = self.avatar.record(batch.time)
         self.render = self.rasterizer(self.avatar.reconstruct(self.attributes, batch.pose), batch.cameras)
         terms = self.loss(self.render, batch)
+        self.images += batch.rgb.shape[0] * batch.rgb.shape[1]
         return {**terms, "loss": terms["total"]}
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
-        self.images += batch.rgb.shape[0] * batch.rgb.shape[1]
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         if self.progress >= 1:
