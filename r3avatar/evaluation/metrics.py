@@ -43,10 +43,12 @@ def ssim_map(image: Tensor, truth: Tensor) -> Tensor:
     """
     _check(image, truth)
     x, y = image.movedim(-1, 1), truth.movedim(-1, 1)
-    means = _blur(torch.cat([x, y, x * x, y * y, x * y], dim=1))  # [B, 15, H, W]: one call for the five maps
-    mx, my, xx, yy, xy = means.chunk(5, dim=1)
+    if x.is_cuda:  # channels first is 2 to 3 times faster there; on the CPU channels last is
+        x, y = x.contiguous(), y.contiguous()
+    means = _blur(torch.cat([x, y, x * x + y * y, x * y], dim=1))  # [B, 12, H, W]: only the variances' sum is needed
+    mx, my, squares, product = means.chunk(4, dim=1)
     mean_product, mean_squares = mx * my, mx * mx + my * my
-    covariance, variances = xy - mean_product, xx + yy - mean_squares
+    covariance, variances = product - mean_product, squares - mean_squares
     ratio = (2 * mean_product + C1) * (2 * covariance + C2) / ((mean_squares + C1) * (variances + C2))
     return ratio.movedim(1, -1)
 

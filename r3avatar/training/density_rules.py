@@ -23,29 +23,22 @@ State = dict[str, Tensor]
 
 SPLIT_SHRINK = 1.6
 MERGE_SHRINK = 0.8
-_CHUNK_PAIRS = 1 << 26
 _SMALLEST_SCALE = 1e-8  # metres; below it a ratio of scales overflows
 
 
 def nearest_neighbour(means: Tensor) -> Tensor:
-    """Id of the nearest other Gaussian, exact: [N, 3] gives [N] int64. A k-d tree on the CPU, distances on CUDA."""
+    """Id of the nearest other Gaussian, exact: [N, 3] gives [N] int64.
+
+    A k-d tree on the host whatever the device: 50 000 points take 0.1 s there and 3 s as distances on an H200.
+    """
     N = len(means)
     if N < 2:
         raise ValueError(f"a nearest neighbour needs at least two Gaussians, not {N}")
-    means = means.detach()
-    if means.device.type == "cpu":
-        points = means.double().numpy()
-        ids = torch.from_numpy(cKDTree(points).query(points, k=2)[1])  # [N, 2], one of them the point itself
-        own = torch.arange(N)
-        return torch.where(ids[:, 0] == own, ids[:, 1], ids[:, 0])  # of points in one place, itself may come second
-    found = []
-    rows = max(1, _CHUNK_PAIRS // N)
-    for start in range(0, N, rows):
-        some = means[start : start + rows]
-        distances = torch.cdist(some, means, compute_mode="donot_use_mm_for_euclid_dist")
-        distances.diagonal(start).fill_(torch.inf)
-        found.append(distances.argmin(dim=1))
-    return torch.cat(found)
+    points = means.detach().double().cpu().numpy()
+    ids = torch.from_numpy(cKDTree(points).query(points, k=2)[1])  # [N, 2], one of them the point itself
+    own = torch.arange(N)
+    nearest = torch.where(ids[:, 0] == own, ids[:, 1], ids[:, 0])  # of points in one place, itself may come second
+    return nearest.to(means.device)
 
 
 def rotation_matrices(quaternions: Tensor) -> Tensor:

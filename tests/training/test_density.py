@@ -379,21 +379,8 @@ def test_all_reduce_gives_every_rank_the_same_edit():
     assert torch.equal(new_a, new_b)
 
 
-gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-
-
 @pytest.mark.gpu
-@gpu
-def test_nearest_neighbour_on_cuda(monkeypatch):
-    from r3avatar.training import density_rules
-
-    points = torch.rand(5000, 3, generator=torch.Generator().manual_seed(0))
-    monkeypatch.setattr(density_rules, "_CHUNK_PAIRS", 5000 * 700)
-    assert torch.equal(nearest_neighbour(points.cuda()).cpu(), nearest_neighbour(points))
-
-
-@pytest.mark.gpu
-@gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_observing_on_cuda_never_waits_and_the_edit_is_that_of_the_cpu():
     edits = []
     for device in ("cpu", "cuda"):
