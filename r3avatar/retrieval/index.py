@@ -109,8 +109,8 @@ class PartIndex:
         distances = query.new_empty(len(query), k)
         ids = torch.empty(len(query), k, dtype=torch.int64, device=query.device)
         open_ = torch.arange(len(query))  # queries not yet proven exact
-        C = 4 * k
-        while len(open_) and C < T:
+        C = 2 * k
+        while len(open_) and C < T // 2:  # from there on measuring every frame is cheaper
             squared, candidates = (torch.from_numpy(x) for x in self._index.search(flat[open_].numpy(), C))
             rows = max(1, _CHUNK_ELEMENTS // (C * self.bank[0].numel()))
             for some, some_ids in zip(open_.split(rows), candidates.sort(dim=-1).values.split(rows)):
