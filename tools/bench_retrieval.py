@@ -32,9 +32,8 @@ def main() -> None:
     query = motion(a.query, 1)
     for backend in ("torch", "faiss"):  # the first call loads libraries
         Retriever("smplx", backend).fit(motion(30, 0), torch.arange(30)).retrieve(query[:5])
-    print(
-        f"{a.query} query frames, {a.threads} thread(s)\n{'recorded':>8} {'backend':8} {'fit, s':>8} {'retrieve, s':>12}"
-    )
+    print(f"{a.query} query frames, {a.threads} thread(s)")
+    print(f"{'recorded':>8} {'backend':8} {'fit, s':>8} {'retrieve, s':>12}")
     for T in a.recorded:
         for backend in ("torch", "faiss"):
             start = time.perf_counter()
