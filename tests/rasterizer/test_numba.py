@@ -1,0 +1,142 @@
+"""The CPU rasterizer: agrees with the reference, repeats itself bit for bit, refuses what it cannot draw."""
+
+import threading
+
+import numba
+import numpy as np
+import pytest
+import torch
+
+from r3avatar.rasterizer import NumbaRasterizer
+from r3avatar.rasterizer.numba_binning import depth_order
+from r3avatar.rasterizer.numba_simd import lanes, load, ramp, store, total
+from r3avatar.rasterizer.numba_tiles import exponential
+from r3avatar.rasterizer.spherical_harmonics import view_colours
+from r3avatar.types import Gaussians
+
+from .conformance import SCENES, check, cloud, ring, run
+
+FLOAT = torch.zeros(())
+
+
+@pytest.mark.parametrize("name", SCENES)
+def test_agrees_with_the_reference(name):
+    check(NumbaRasterizer, SCENES[name](), "cpu")
+
+
+def test_repeats_itself_with_any_number_of_threads():
+    scene = SCENES["batch of 2 frames x 3 views, off-centre, 75x50"]()
+    expected, slopes = run(NumbaRasterizer(), scene, FLOAT)
+    threads = numba.get_num_threads()
+    try:
+        for count in {1, threads}:
+            numba.set_num_threads(count)
+            output, gradients = run(NumbaRasterizer(), scene, FLOAT)
+            assert torch.equal(output.rgb, expected.rgb) and torch.equal(output.alpha, expected.alpha)
+            for name, slope in slopes.items():
+                assert torch.equal(gradients[name], slope), name
+    finally:
+        numba.set_num_threads(threads)
+
+
+def test_calls_from_several_python_threads():
+    scene = SCENES["one"]()
+    expected = NumbaRasterizer()(scene.gaussians, scene.cameras).rgb
+    results = [None] * 4
+
+    def work(i):
+        for _ in range(5):
+            results[i] = NumbaRasterizer()(scene.gaussians, scene.cameras).rgb
+
+    workers = [threading.Thread(target=work, args=(i,)) for i in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    assert all(torch.equal(result, expected) for result in results)
+
+
+def test_broken_gaussians_are_not_drawn():
+    """NaN and infinity in some Gaussians leave the others' image as it is."""
+    gaussians, cameras = cloud(1, 60, 0), ring(1, 1)
+    for index, (field, value) in enumerate(
+        [("means", np.nan), ("covariances", np.nan), ("opacities", np.nan), ("means", np.inf), ("covariances", np.inf)]
+    ):
+        getattr(gaussians, field)[0, index] = value
+    sound = gaussians[:, 5:]
+    output = NumbaRasterizer()(gaussians, cameras)
+    expected = NumbaRasterizer()(sound, cameras)
+    assert torch.equal(output.rgb, expected.rgb)
+    assert (output.radii[0, 0, :5] == 0).all()
+
+
+def test_writing_into_an_image_is_noticed():
+    """The backward pass needs the images: autograd refuses if they were changed in place."""
+    gaussians, cameras = cloud(1, 5, 0), ring(1, 1)
+    gaussians.means.requires_grad_()
+    output = NumbaRasterizer()(gaussians, cameras)
+    with torch.no_grad():
+        output.rgb.mul_(0.5)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.rgb.sum().backward()
+
+
+def test_refusals():
+    gaussians, cameras = cloud(1, 5, 0), ring(1, 1)
+    with pytest.raises(TypeError, match="float32 tensors on the CPU"):
+        NumbaRasterizer()(gaussians.to(torch.float64), cameras.to(torch.float64))
+    cameras.w2c.requires_grad_()
+    with pytest.raises(ValueError, match="cameras no gradient"):
+        NumbaRasterizer()(gaussians, cameras)
+
+
+@pytest.mark.parametrize("K", [4, 9, 16])
+def test_colours_agree_with_the_plain_version(K):
+    gaussians, cameras = cloud(2, 700, 0, K=K), ring(2, 3)
+    outputs = []
+    for colours in (view_colours, NumbaRasterizer()._view_colours):
+        sh, means = gaussians.sh.clone().requires_grad_(), gaussians.means.clone().requires_grad_()
+        value = colours(sh, means, cameras.centres)
+        (value * torch.arange(value.numel()).reshape(value.shape).sin()).sum().backward()
+        outputs.append((value.detach(), sh.grad, means.grad))
+    for a, b in zip(*outputs):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=2e-5)
+
+
+def test_expanded_harmonics():
+    """Frames that share their coefficients get the summed gradient."""
+    gaussians, cameras = cloud(2, 50, 0), ring(2, 1)
+    shared = gaussians.sh[:1].clone().requires_grad_()
+    output = NumbaRasterizer()(
+        Gaussians(gaussians.means, gaussians.covariances, gaussians.opacities, shared.expand(2, 50, 4, 3)), cameras
+    )
+    output.rgb.sum().backward()
+    apart = gaussians.sh[:1].repeat(2, 1, 1, 1).requires_grad_()
+    output = NumbaRasterizer()(Gaussians(gaussians.means, gaussians.covariances, gaussians.opacities, apart), cameras)
+    output.rgb.sum().backward()
+    torch.testing.assert_close(shared.grad, apart.grad.sum(0, keepdim=True))
+
+
+def test_depth_order():
+    random = np.random.default_rng(0)
+    depths = random.uniform(0.01, 300, 5000).astype(np.float32)
+    depths[::7] = 2.5  # ties keep their order
+    radii = (random.uniform(size=5000) < 0.8).astype(np.float32)
+    order = np.full(5000, -1, np.int32)
+    count = depth_order(depths, radii, order, np.empty(5000, np.int32), np.empty(2048, np.int32))
+    visible = np.flatnonzero(radii)
+    np.testing.assert_array_equal(order[:count], visible[np.argsort(depths[visible], kind="stable")])
+
+
+@numba.njit
+def _exponentials(powers, out):
+    for i in range(0, powers.size, 8):
+        store(out, i, exponential(load(powers, i)))
+    return total(ramp() + lanes(np.float32(1)))
+
+
+def test_lanes():
+    powers = np.linspace(-5.6, 0, 8000).astype(np.float32)
+    out = np.empty_like(powers)
+    assert _exponentials(powers, out) == 36
+    np.testing.assert_allclose(out, np.exp(powers.astype(np.float64)), rtol=3e-6)
