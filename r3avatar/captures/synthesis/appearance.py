@@ -12,7 +12,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from r3avatar.captures.synthesis.person import BODY, CLOTH, EYE, HAIR, HEAD, LIPS, MOUTH, SHOE, Marks
+from r3avatar.captures.synthesis.arithmetic import draws
+from r3avatar.captures.synthesis.person import BODY, CLOTH, EYE, HAIR, HEAD, LIPS, SHOE, Marks
 
 Array = NDArray[np.float64]
 
@@ -20,7 +21,7 @@ Array = NDArray[np.float64]
 SKIN, HAIRS, LIP, IRIS, STRIPE, SHIRT, BADGE, LEGS, SOCK, UPPER, SOLE, PLAID, BAND, LINE, HEM, LINING = range(16)
 
 _SKINS = [(238, 200, 174), (224, 178, 146), (196, 142, 106), (150, 101, 72), (112, 74, 54)]
-_HAIRS = [(66, 40, 26), (36, 28, 26), (142, 88, 44), (196, 154, 90), (120, 46, 26)]
+_HAIRS = [(84, 50, 32), (44, 34, 31), (142, 88, 44), (196, 154, 90), (120, 46, 26)]
 _IRISES = [(70, 110, 150), (92, 66, 42), (82, 112, 66)]
 _OUTFITS = [  # stripe, shirt, badge, legs, plaid, band, line, hem
     [
@@ -73,11 +74,10 @@ _SHOES = [
 
 def palette(seed: int) -> Array:
     """The colours of one person, [16, 3] in [0, 1]."""
-    random = np.random.Generator(np.random.PCG64([seed, 2]))
-    pick = random.integers(0, 1 << 30, 5)
-    skin, hair, iris = (t[int(k) % len(t)] for t, k in zip((_SKINS, _HAIRS, _IRISES), pick))
-    stripe, shirt, badge, legs, plaid, band, line, hem = _OUTFITS[int(pick[3]) % len(_OUTFITS)]
-    sock, upper, sole = _SHOES[int(pick[4]) % len(_SHOES)]
+    tables = (_SKINS, _HAIRS, _IRISES, _OUTFITS, _SHOES)
+    skin, hair, iris, outfit, shoes = (t[int(k * len(t))] for t, k in zip(tables, draws(seed, 2, len(tables))))
+    stripe, shirt, badge, legs, plaid, band, line, hem = outfit
+    sock, upper, sole = shoes
     lip = (0.72 * skin[0] + 20, 0.50 * skin[1], 0.52 * skin[2])
     lining = tuple(0.55 * c for c in plaid)
     rows = [skin, hair, lip, iris, stripe, shirt, badge, legs, sock, upper, sole, plaid, band, line, hem, lining]
@@ -106,7 +106,7 @@ def paint(index, projected, x0, y0, samples, triangles, kind, pattern, light, co
     """
     rows, columns = index.shape[0] // samples, index.shape[1] // samples
     shift = 0.5 * samples - 0.5
-    count = samples * samples
+    count, step = samples * samples, 1.0 / samples
     face = np.empty((3, 3))  # a triangle's corners: their weights are linear in the image, face @ (x, y, 1)
     values = np.empty((3, 4))  # pattern and light at its corners
     last, back_side = -1, 0
@@ -133,7 +133,7 @@ def paint(index, projected, x0, y0, samples, triangles, kind, pattern, light, co
                             face,
                             values,
                         )
-                    px, py = (x - shift) / samples + x0, (y - shift) / samples + y0
+                    px, py = (x - shift) * step + x0, (y - shift) * step + y0
                     u = face[0, 0] * px + face[0, 1] * py + face[0, 2]
                     v = face[1, 0] * px + face[1, 1] * py + face[1, 2]
                     w = face[2, 0] * px + face[2, 1] * py + face[2, 2]
@@ -161,7 +161,7 @@ def paint(index, projected, x0, y0, samples, triangles, kind, pattern, light, co
             mask[y0 + i, x0 + j] = 255 if 2 * covered > count else 0
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _load(a, b, c, projected, pattern, light, kind, face, values):
     """Prepare a triangle for `paint`; returns 1 if its back is seen."""
     ax, ay, bx, by = projected[a, 0], projected[a, 1], projected[b, 0], projected[b, 1]
@@ -181,7 +181,7 @@ def _load(a, b, c, projected, pattern, light, kind, face, values):
     return back_side
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _mixed(colours, a, b, share):
     return (
         colours[a, 0] + share * (colours[b, 0] - colours[a, 0]),
@@ -190,17 +190,17 @@ def _mixed(colours, a, b, share):
     )
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _scaled(colours, a, factor):
     return colours[a, 0] * factor, colours[a, 1] * factor, colours[a, 2] * factor
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _fraction(x):
     return x - math.floor(x)
 
 
-@numba.njit(cache=True, nogil=True)
+@numba.njit(cache=True, nogil=True, inline="always")
 def _albedo(kind, back_side, x, y, z, colours, m):
     if kind == CLOTH:
         return _plaid(back_side, x, y, z, colours, m)
@@ -218,7 +218,7 @@ def _albedo(kind, back_side, x, y, z, colours, m):
     if kind == SHOE:
         if y < 0.019:
             return _scaled(colours, SOLE, 1.0)
-        return _scaled(colours, SOLE if 0.5 < _fraction(x * 22.0) and 0.13 < x < 0.20 and y > 0.045 else UPPER, 1.0)
+        return _scaled(colours, SOLE if _fraction(x * 22.0) > 0.5 and 0.13 < x < 0.20 and y > 0.045 else UPPER, 1.0)
     return 0.30, 0.13, 0.13  # the inside of the mouth
 
 
@@ -240,7 +240,7 @@ def _plaid(back_side, u, v, hem, colours, m):
 def _outfit(x, y, z, colours, m):
     waist, crotch, knee, ankle, shoulder, elbow, neck = m[0], m[1], m[2], m[3], m[5], m[6], m[7]
     side = abs(x)
-    if y < waist and side < elbow:
+    if y < waist - 0.025 and side < elbow:
         if m[12] > 0.5:
             return _scaled(colours, LEGS if y > ankle + 0.02 else SOCK, 1.0)
         if y > crotch - 0.13:
@@ -255,7 +255,7 @@ def _outfit(x, y, z, colours, m):
         return _scaled(colours, SKIN, 1.0)
     if cuff < 0.022 or collar < 0.018:
         return _scaled(colours, STRIPE, 1.0)
-    dx, dy = x - 0.078, y - (neck - 0.155)
+    dx, dy = x - 0.062, y - (neck - 0.178)
     if z > 0.0 and dx * dx + dy * dy < 0.036 * 0.036:
         return _scaled(colours, BADGE, 1.0)
     along = (shoulder - 0.01 - side) if side > shoulder - 0.01 else neck - y
@@ -284,17 +284,17 @@ def _head(x, y, z, colours, m):
     r, g, b = colours[SKIN, 0], colours[SKIN, 1], colours[SKIN, 2]
     dx, dy = side - m[10], y - m[11]
     if z - m[9] > 0.04:
-        arch = dy - 0.0215 + 6.0 * (dx - 0.004) * (dx - 0.004)
+        arch = dy - 0.0225 + 6.0 * (dx - 0.009) * (dx - 0.009)
         if -0.021 < dx < 0.026 and abs(arch) < 0.0042 - 0.05 * max(dx, 0.0):
             return _scaled(colours, HAIRS, 0.8)
         lid = dx * dx / (0.020 * 0.020) + (dy + 0.001) * (dy + 0.001) / (0.0105 * 0.0105)
         if lid < 1.0:
-            shade = 0.45 if dy > -0.002 else 0.75
+            shade = 0.55 if dy > -0.001 else 0.85
             return r * shade, g * shade * 0.9, b * shade * 0.9
         cx, cy = side - 0.045, y - (m[11] - 0.040)
         blush = max(1.0 - (cx * cx + cy * cy) / (0.022 * 0.022), 0.0)
-        g -= 0.22 * blush * g
-        b -= 0.16 * blush * b
+        g -= 0.13 * blush * g
+        b -= 0.09 * blush * b
     return r, g, b
 
 

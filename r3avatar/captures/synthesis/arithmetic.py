@@ -67,6 +67,11 @@ cos = numba.vectorize(["f8(f8)"], cache=True)(lambda x: sine(x + 0.5 * PI))
 arctan2 = numba.vectorize(["f8(f8, f8)"], cache=True)(lambda y, x: arctangent2(y, x))
 
 
+def draws(seed: int, stream: int, *shape: int) -> Array:
+    """Random numbers in [0, 1), `shape`; each use of a seed has a stream of its own."""
+    return np.random.Generator(np.random.PCG64([seed, stream])).random(shape)
+
+
 def smooth(x: Array | float) -> Array:
     """0 below 0, 1 above 1, and between them the quintic whose first and second derivatives vanish at both ends."""
     x = np.clip(x, 0.0, 1.0)

@@ -78,8 +78,8 @@ class Grid:
 
 
 @dataclass
-class Skin3D:
-    """The collider at one moment: surface points and outward unit normals, [C, 3] each."""
+class Collider:
+    """The body at one moment: surface points and outward unit normals, [C, 3] each."""
 
     points: Array
     normals: Array
@@ -113,7 +113,9 @@ class Cloth:
         self._triangles = grid.triangles()
         self._nearest = np.full(len(self.position), -1, np.int32)
 
-    def advance(self, before: Skin3D, after: Skin3D, pins_before: Array, pins_after: Array, seconds: float, steps: int):
+    def advance(
+        self, before: Collider, after: Collider, pins_before: Array, pins_after: Array, seconds: float, steps: int
+    ):
         """Simulate `seconds` in `steps` steps while the collider and the sewn particles [P, 3] move linearly."""
         _advance(
             self.position,
@@ -175,12 +177,12 @@ def _find_nearest(points, skin, reach, nearest):
     for s in range(len(skin)):
         order[filled[cell[s]]] = s
         filled[cell[s]] += 1
-    around = int(math.ceil(reach / _CELL))
+    around = math.ceil(reach / _CELL)
     for p in range(len(points)):
         x, y, z = points[p, 0], points[p, 1], points[p, 2]
-        i = int(math.floor((x - low[0]) / _CELL))
-        j = int(math.floor((y - low[1]) / _CELL))
-        k = int(math.floor((z - low[2]) / _CELL))
+        i = math.floor((x - low[0]) / _CELL)
+        j = math.floor((y - low[1]) / _CELL)
+        k = math.floor((z - low[2]) / _CELL)
         best, found = (around * _CELL) ** 2, -1
         for ii in range(max(i - around, 0), min(i + around + 1, size[0])):
             for jj in range(max(j - around, 0), min(j + around + 1, size[1])):
@@ -207,7 +209,7 @@ def _find_meetings(position, flat, meetings):
     met = 0
     for p in range(count):
         for d in range(3):
-            key[p, d] = int(math.floor(position[p, d] / reach))
+            key[p, d] = math.floor(position[p, d] / reach)
         for i in range(key[p, 0] - 1, key[p, 0] + 2):
             for j in range(key[p, 1] - 1, key[p, 1] + 2):
                 for k in range(key[p, 2] - 1, key[p, 2] + 2):

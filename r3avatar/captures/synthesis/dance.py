@@ -41,15 +41,14 @@ class Dance:
     def __init__(self, joints: Array, ankle_height: float, seed: int, energy: float = 1.0, turning: float = 1.0):
         self.joints, self.ankle_height = joints, ankle_height
         self.energy, self.turning = energy, turning
-        random = np.random.Generator(np.random.PCG64([seed, 1]))
-        self.phase = random.uniform(0.0, 2.0 * am.PI, 24)
-        self.vary = random.uniform(-1.0, 1.0, 24)
-        self.steps = random.uniform(-1.0, 1.0, (2, _STEPS, 3))  # [foot, step, (forward, sideways, yaw)]
+        self.phase, self.vary = am.draws(seed, 1, 2, 24)
+        self.phase, self.vary = 2.0 * am.PI * self.phase, 2.0 * self.vary - 1.0
+        self.steps = 2.0 * am.draws(seed, 8, 2, _STEPS, 3) - 1.0  # [foot, step, (forward, sideways, yaw)]
 
     def heading(self, time: Array) -> Array:
         """Direction that the dancer faces, radians about +y."""
-        slow = 0.75 * am.sin(2.0 * am.PI / (3.3 + 0.3 * self.vary[0]) * time + self.phase[0])
-        fast = 0.33 * am.sin(2.0 * am.PI / (1.75 + 0.15 * self.vary[1]) * time + self.phase[1])
+        slow = 0.85 * am.sin(2.0 * am.PI / (3.3 + 0.3 * self.vary[0]) * time + self.phase[0])
+        fast = 0.36 * am.sin(2.0 * am.PI / (1.75 + 0.15 * self.vary[1]) * time + self.phase[1])
         return self.turning * (slow + fast)
 
     def __call__(self, time: Array) -> Motion:
@@ -69,7 +68,7 @@ class Dance:
 
     def _torso(self, rotations: Array, time: Array) -> None:
         e, step = self.energy, 2.0 * am.PI / CYCLE * time
-        twist = e * 0.20 * am.sin(step + 0.6 + 0.5 * self.vary[2])  # the hips against the shoulders
+        twist = e * 0.24 * am.sin(step + 0.6 + 0.5 * self.vary[2])  # the hips against the shoulders
         roll = e * -0.11 * am.sin(step)
         bow = 0.03 + e * 0.035 * am.sin(2.0 * step + 0.8)
         rotations[:, 0] = quaternion_product(
@@ -89,7 +88,7 @@ class Dance:
             rotations[:, joint] = quaternion_product(
                 axis_turn(_Y, 0.5 * look), axis_turn(_Z, 0.5 * tilt), axis_turn(_X, 0.5 * nod)
             )
-        rotations[:, 22] = axis_turn(_X, 0.03 + 0.02 * self._wave(time, 1, 7))
+        rotations[:, 22] = axis_turn(_X, 0.01 + 0.01 * self._wave(time, 1, 7))
 
     def _arm(self, rotations: Array, time: Array, side: int) -> None:
         e, k, mirror = self.energy, 8 + 6 * side, 1.0 if side == LEFT else -1.0
@@ -131,7 +130,7 @@ class Dance:
         carried = am.smooth((count - cycle - 0.06) / 0.40)
         places, yaws = [], []
         for when in (cycle, cycle + 1.0):
-            facing = self.heading((when + 0.5 * side + 0.5) * CYCLE - 0.8 * CYCLE * 0.5)
+            facing = self.heading((when + 0.5 * side - 0.2) * CYCLE)  # in the middle of the stand
             forward, sideways, yaw = np.moveaxis(self.steps[side, when.astype(np.int64) % _STEPS], -1, 0)
             offset = np.stack(
                 [
@@ -145,7 +144,7 @@ class Dance:
             yaws.append(facing + (1.0 - 2.0 * side) * 0.12 + 0.08 * yaw)
         place = places[0] + (places[1] - places[0]) * carried[:, None]
         hop = 4.0 * carried * (1.0 - carried)
-        place[:, 1] += self.energy * 0.10 * hop * hop
+        place[:, 1] += self.energy * 0.12 * hop * hop
         return place, yaws[0] + (yaws[1] - yaws[0]) * carried, self.energy * 0.45 * hop
 
     def _legs(self, rotations: Array, time: Array) -> Array:
@@ -154,13 +153,13 @@ class Dance:
         feet = [self._foot(time, side) for side in (LEFT, RIGHT)]
         facing = axis_turn(_Y, self.heading(time))
         sway = np.stack([-self.energy * 0.045 * am.sin(step), np.zeros_like(time), np.full_like(time, -0.005)], -1)
-        pelvis = 0.5 * (feet[0][0] + feet[1][0]) - np.array([0.0, 0.0, 1.0]) * 0.0 + turned(facing, sway)
+        pelvis = 0.5 * (feet[0][0] + feet[1][0]) + turned(facing, sway)
         lengths = [_length(J[4 + s] - J[1 + s]) + _length(J[7 + s] - J[4 + s]) for s in (LEFT, RIGHT)]
-        bounce = 0.970 - self.energy * 0.028 * (1.0 + am.cos(2.0 * step + 0.4))
+        bounce = 0.970 - self.energy * 0.032 * (1.0 + am.cos(2.0 * step + 0.4))
         pelvis[:, 1] = self.ankle_height + (J[0, 1] - J[1, 1]) + lengths[0] * bounce
-        arms = [turned(rotations[:, 0], np.broadcast_to(J[1 + s] - J[0], pelvis.shape)) for s in (LEFT, RIGHT)]
+        hips = [turned(rotations[:, 0], np.broadcast_to(J[1 + s] - J[0], pelvis.shape)) for s in (LEFT, RIGHT)]
         for side in (LEFT, RIGHT):  # no higher than the legs reach
-            gap = pelvis + arms[side] - feet[side][0]
+            gap = pelvis + hips[side] - feet[side][0]
             level = gap[:, 0] * gap[:, 0] + gap[:, 2] * gap[:, 2]
             reach = np.sqrt(np.maximum((0.992 * lengths[side]) ** 2 - level, 0.01))
             pelvis[:, 1] -= np.maximum(gap[:, 1] - reach, 0.0)
@@ -168,7 +167,8 @@ class Dance:
             place, yaw, pitch = feet[side]
             foot = quaternion_product(axis_turn(_Y, yaw), axis_turn(_X, pitch))
             pole = turned(am.blended(axis_turn(_Y, yaw), facing, np.full_like(yaw, 0.3)), np.array([0.0, 0.0, 1.0]))
-            self._bend(rotations, side, pelvis + arms[side], place, pole, foot)
+            self._bend(rotations, side, pelvis + hips[side], place, pole, foot)
+            rotations[:, 10 + side] = axis_turn(_X, -0.4 * pitch)  # the toes stay flatter than the foot
         return pelvis
 
     def _bend(self, rotations: Array, side: int, hip: Array, ankle: Array, pole: Array, foot: Array) -> None:
@@ -197,8 +197,6 @@ class Dance:
         rotations[:, 1 + side] = quaternion_product(am.inverse(root), globals_[0])
         rotations[:, 4 + side] = quaternion_product(am.inverse(globals_[0]), globals_[1])
         rotations[:, 7 + side] = quaternion_product(am.inverse(globals_[1]), foot)
-        pitch = 2.0 * am.arctan2(foot[:, 1], foot[:, 0])  # the toes stay flatter than the foot
-        rotations[:, 10 + side] = axis_turn(_X, -0.5 * np.abs(pitch) * 0.8)
 
 
 def _length(v: Array) -> float:

@@ -20,6 +20,7 @@ def skirt(person: Person, *, length: float, fullness: float, rows: int, columns:
 
     fullness: 2 pi is a full circle skirt, pi a half circle.
     """
+    sewn_rows = 2
     outline = _outline(person, _waist(person), columns)
     around = np.roll(outline, -1, 0) - outline
     waist = _total(np.sqrt(am.dot(around, around)))
@@ -30,17 +31,18 @@ def skirt(person: Person, *, length: float, fullness: float, rows: int, columns:
     drop = np.array([0.0, -np.sqrt(1.0 - flare * flare), 0.0])
     ring = (waist / (2.0 * am.PI) + flare * down)[:, None, None] * spoke
     flat = ring + down[:, None, None] * drop
-    random = np.random.Generator(np.random.PCG64([seed, 3]))
     start = outline + down[:, None, None] * (flare * spoke + drop)
-    start = start + random.uniform(-0.002, 0.002, start.shape) * (down > 0.0)[:, None, None]
+    start = start + 0.004 * (am.draws(seed, 3, *start.shape) - 0.5) * (down > 0.0)[:, None, None]
+    for row in range(1, sewn_rows):  # the waistband lies on the body
+        start[row:] += _outline(person, _waist(person) - down[row], columns) - start[row]
     area = length * (waist + 0.5 * fullness * length)
-    return Grid(rows, columns, True, flat.reshape(-1, 3), start.reshape(-1, 3), 2, area)
+    return Grid(rows, columns, True, flat.reshape(-1, 3), start.reshape(-1, 3), sewn_rows, area)
 
 
 def cape(person: Person, *, length: float, fullness: float, rows: int, columns: int, seed: int) -> Grid:
     """A cape sewn over the shoulders and hanging down the back, widening by `fullness` metres per metre of length."""
     marks = person.marks
-    across = np.linspace(-1.0, 1.0, columns)
+    across = np.linspace(1.0, -1.0, columns)  # from the left shoulder: rightwards seen from behind
     half = 0.82 * marks.shoulder
     body = person.skin.rest[: len(person.body.rest)]
     top = body[(body[:, 1] > marks.waist) & (body[:, 1] < marks.neck + 0.03)]
@@ -58,11 +60,10 @@ def cape(person: Person, *, length: float, fullness: float, rows: int, columns: 
     down = np.linspace(0.0, length, rows)
     wide = 0.5 * (width + fullness * down)[:, None] * across
     flat = np.stack([wide, np.broadcast_to(-down[:, None], wide.shape), np.zeros_like(wide)], -1)
-    spread = 0.5 * fullness * across
-    drop = np.stack([0.6 * spread, np.full(columns, -0.90), np.full(columns, -0.42)], -1)
-    random = np.random.Generator(np.random.PCG64([seed, 3]))
+    # It begins as a sheet that slants backwards, unstretched: |(0.9, 0.436)| = 1.
+    drop = np.stack([0.5 * fullness * across, np.full(columns, -0.9), np.full(columns, -0.436)], -1)
     start = edge + down[:, None, None] * drop
-    start = start + random.uniform(-0.002, 0.002, start.shape) * (down > 0.0)[:, None, None]
+    start = start + 0.004 * (am.draws(seed, 3, *start.shape) - 0.5) * (down > 0.0)[:, None, None]
     return Grid(
         rows, columns, False, flat.reshape(-1, 3), start.reshape(-1, 3), 1, length * (width + 0.5 * fullness * length)
     )

@@ -23,7 +23,6 @@ _DIRECTIONS = 24
 _PIXEL = 0.010  # metres; a depth map's resolution
 _BIAS = 0.012  # metres that a vertex is moved out before it is looked up: more than the cloth's distance to the skin
 _KEY = (0.36, 0.62, 0.70)  # where most light comes from, world axes
-_FRAME = 0.75  # share of light from the key's side
 
 
 def sky() -> tuple[Array, Array]:
@@ -46,7 +45,7 @@ def light_on(vertices: Array, surface: Surface) -> Array:
     received = np.zeros((len(vertices), 2))
     low, high = vertices.min(0), vertices.max(0)
     middle, radius = 0.5 * (low + high), 0.5 * float(np.sqrt(am.dot(high - low, high - low))) + 0.05
-    size = int(math.ceil(2.0 * radius / _PIXEL))
+    size = math.ceil(2.0 * radius / _PIXEL)
     index, nearness = np.empty((size, size), np.int32), np.empty((size, size))
     casts = np.ones(len(surface.triangles), bool)
     for direction, bright in zip(directions, brightness):
@@ -81,7 +80,7 @@ def _gather(projected, normals, view, nearness, bright, received):
         x = projected[v, 0] + sign * nx * _BIAS / _PIXEL
         y = projected[v, 1] + sign * ny * _BIAS / _PIXEL
         z = projected[v, 2] + sign * nz * _BIAS
-        i0, j0 = int(math.floor(y)), int(math.floor(x))
+        i0, j0 = math.floor(y), math.floor(x)
         fy, fx = y - i0, x - j0
         open_ = 0.0
         for di in range(-1, 3):

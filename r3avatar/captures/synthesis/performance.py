@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from r3avatar.captures.synthesis import arithmetic as am
 from r3avatar.captures.synthesis import garment as garments
-from r3avatar.captures.synthesis.cloth import Cloth, Fabric, Grid, Skin3D
+from r3avatar.captures.synthesis.cloth import Cloth, Collider, Fabric, Grid
 from r3avatar.captures.synthesis.person import CLOTH, SHOE, Person
 from r3avatar.captures.synthesis.score import Score
 from r3avatar.captures.synthesis.skin import joint_transforms, vertex_normals
@@ -99,10 +99,10 @@ def _simulate(person, grid, fabric, collider, transforms, lead, per_frame, fps, 
     pins = garments.sewn(grid, person)
     touched = np.flatnonzero(collider)
 
-    def moment(transform: Array) -> tuple[Skin3D, Array]:
+    def moment(transform: Array) -> tuple[Collider, Array]:
         points = body.at(transform)
         normals = vertex_normals(points, person.body_triangles)
-        return Skin3D(points[touched], normals[touched]), pins.at(transform)
+        return Collider(points[touched], normals[touched]), pins.at(transform)
 
     cloth = Cloth(grid, fabric)
     root = transforms[0, 0]  # the garment begins around the body as it stands at the first moment
@@ -126,10 +126,10 @@ def _simulate(person, grid, fabric, collider, transforms, lead, per_frame, fps, 
 
 
 def _expressions(time: Array, count: int, phase: Array) -> Array:
-    """Smiling, more or less, and blinking now and then, [T, E]; the coefficients are the demo body's."""
+    """Smiling, more or less, and raising the brows, [T, E]; the coefficients are the demo body's."""
     expression = np.zeros((len(time), count))
-    expression[:, 1] = 0.9 + 0.5 * am.sin(1.9 * time + phase[22])
-    expression[:, 5] = 0.3 * am.sin(2.7 * time + phase[23])
+    expression[:, 1] = 1.6 + 0.4 * am.sin(1.9 * time + phase[22])
+    expression[:, 5] = 0.3 + 0.4 * am.sin(2.7 * time + phase[23])
     return expression
 
 

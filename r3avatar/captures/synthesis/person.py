@@ -194,7 +194,9 @@ def _shoe(vertices: Array, joints: Array, side: int, ground: float, height: floa
     centre, width = 0.5 * (left + right), 0.5 * (right - left) + 0.006
     top = np.minimum(top + 0.006, ground + height) - ground
     end = np.minimum(along, 1.0 - along)  # rounded heel and toe
-    rounding = np.sqrt(np.clip(1.0 - np.clip(1.0 - end / 0.16, 0.0, 1.0) ** 2, 0.0, 1.0))
+    blunt = np.clip(1.0 - end / 0.15, 0.0, 1.0)
+    blunt = blunt * blunt * blunt
+    rounding = np.sqrt(1.0 - blunt * blunt)
     low = ground - 0.012
     middle, tall = 0.5 * (top + 0.012), 0.5 * (top + 0.012) * (0.55 + 0.45 * rounding)
     angle = np.arange(columns) * (2.0 * am.PI / columns)

@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 
 SAMPLES = 2  # samples a pixel along each axis
 EMPTY = -1  # index of a sample that no triangle covers
+_OVERLAP = 1e-7  # share by which a triangle is enlarged: rounding must not open seams between neighbours
 
 
 @numba.njit(cache=True, nogil=True)
@@ -82,7 +83,7 @@ def rasterize(projected, triangles, two_sided, x0, y0, samples, index, nearness)
             v = ((cx - left) * (ay - i) - (ax - left) * (cy - i)) * inverse
             z = u * az + v * bz + (1.0 - u - v) * cz
             for j in range(left, right + 1):
-                if u >= 0.0 and v >= 0.0 and u + v <= 1.0 and z > nearness[i, j]:
+                if u >= -_OVERLAP and v >= -_OVERLAP and u + v <= 1.0 + _OVERLAP and z > nearness[i, j]:
                     nearness[i, j] = z
                     index[i, j] = t
                 u += u_step

@@ -37,7 +37,7 @@ def ring(
     few degrees, at heights from the hips to above the head; `held_out` ones stand midway between two of them.
     Lens coefficients vary by a tenth from camera to camera.
     """
-    random = np.random.Generator(np.random.PCG64([seed, 5]))
+    vary = 2.0 * am.draws(seed, 5, len(cameras) + len(held_out), 5) - 1.0
     low, high = vertices.min((0, 1)), vertices.max((0, 1))
     target = 0.5 * (low + high)
     step = 2.0 * am.PI / len(cameras)
@@ -46,7 +46,7 @@ def ring(
     points = vertices.reshape(-1, 3)
     rig = {}
     for number, (camera, turn) in enumerate(zip([*cameras, *held_out], turns)):
-        a, b, c, d, e = random.uniform(-1.0, 1.0, 5)
+        a, b, c, d, e = vary[number].tolist()
         turn = turn + 0.12 * step * a
         level = (0.0, 0.45, -0.35, 0.75)[number % 4] + 0.12 * b  # metres above the middle
         distance = _DISTANCE * (1.0 + 0.08 * c)

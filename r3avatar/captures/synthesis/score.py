@@ -31,12 +31,11 @@ class Score:
 
     def __init__(self, dance: Dance, recorded: int, later: int, transition: int, fps: float, seed: int):
         self.dance, self.recorded, self.transition, self.fps = dance, recorded, transition, fps
-        random = np.random.Generator(np.random.PCG64([seed, 4]))
-        order = np.argsort(random.uniform(0.0, 1.0, len(PARTS)), kind="stable")
-        room = recorded - later  # the last start from which all later frames were recorded
-        if later and room < len(PARTS):
-            raise ValueError(f"{later} later frames need at least {later + len(PARTS)} recorded ones, not {recorded}")
-        self.starts = tuple(int(k) * (room - 1) // (len(PARTS) - 1) for k in order) if later else (0,) * len(PARTS)
+        order = np.argsort(am.draws(seed, 4, len(PARTS)), kind="stable")
+        room, last = recorded - later, len(PARTS) - 1  # from frame `room` on there is just enough left to repeat
+        if later and room < last:
+            raise ValueError(f"{later} later frames need at least {later + last} recorded ones, not {recorded}")
+        self.starts = tuple(int(k) * room // last for k in order)
 
     def __call__(self, frame: Array) -> Motion:
         """The motion at `frame` [T]; frames before 0 lead up to the recording."""

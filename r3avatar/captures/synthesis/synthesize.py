@@ -17,6 +17,7 @@ from tqdm import tqdm
 from r3avatar.body import demo_surface, load_body
 from r3avatar.captures.smc import SmcWriter, smc_paths
 from r3avatar.captures.synthesis import garment as garments
+from r3avatar.captures.synthesis.arithmetic import draws
 from r3avatar.captures.synthesis.cloth import Fabric
 from r3avatar.captures.synthesis.dance import Dance
 from r3avatar.captures.synthesis.performance import Performance, perform
@@ -38,7 +39,7 @@ def synthesize(
     seed: int = 0,
     recorded_frames: int = 60,
     later_frames: int = 20,
-    transition_frames: int = 6,
+    transition_frames: int = 8,
     cameras: int | Sequence[int] = 8,
     held_out_cameras: int | Sequence[int] = 2,
     width: int = 1024,
@@ -87,7 +88,7 @@ def synthesize(
         print(f"{folder} was made with the same options before; it is kept")
         return folder
     workers = workers or _processors()
-    person, performance = _performance(options)
+    person, performance = rehearse(options)
     rig = ring(
         performance.vertices, train, held_out, width=width, height=height, distortion=options["distortion"], seed=seed
     )
@@ -117,8 +118,7 @@ def synthesize(
 
 def person_betas(seed: int, garment: str) -> np.ndarray:
     """The shape coefficients [10] of a seed's person."""
-    random = np.random.Generator(np.random.PCG64([seed, 6]))
-    betas = random.uniform(-0.8, 0.8, 10)
+    betas = 1.6 * (draws(seed, 6, 10) - 0.5)
     # Of the demo body: 3 is the figure, from broad to narrow shoulders; 4 the age, which is kept adult.
     betas[3] = 1.1 + 0.3 * betas[3] if garment == "skirt" else betas[3]
     betas[4] *= 0.4
@@ -169,7 +169,7 @@ def _exists(root: str | Path, subject: str, options: dict) -> bool:
     raise FileExistsError(f"{paths[0].parent} {what}; pass overwrite=true to replace it, or choose another subject")
 
 
-def _performance(options: dict) -> tuple[Person, Performance]:
+def rehearse(options: dict) -> tuple[Person, Performance]:
     """The person, and the person dancing."""
     seed, garment, fps = options["seed"], options["garment"], options["fps"]
     trousers = garment != "skirt"
@@ -184,7 +184,7 @@ def _performance(options: dict) -> tuple[Person, Performance]:
     )
     recorded, later = options["recorded_frames"], options["later_frames"]
     score = Score(dance, recorded, later, options["transition_frames"], fps, seed)
-    vary = np.random.Generator(np.random.PCG64([seed, 7])).uniform(-1.0, 1.0, 4)
+    vary = 2.0 * draws(seed, 7, 4) - 1.0
     fabric = Fabric(
         density=0.22 * (1.0 + 0.15 * vary[0]),
         bending=30.0 * (1.0 + 0.3 * vary[1]) / options["bending"],
