@@ -51,7 +51,7 @@ def test_experiments_open_with_their_command(experiment):
         (["seed=1,2"], "add -m"),
         (["density=no"], "did you mean 'none'"),
         (["images=3"], "did you mean 'budget.images'"),
-        (["=3"], "key=value"),
+        (["budget"], "key=value"),
     ],
 )
 def test_mistakes_name_the_nearest_known_key(arguments, message):
