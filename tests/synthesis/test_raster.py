@@ -8,7 +8,8 @@ from r3avatar.captures.synthesis.rig import ring
 
 
 def _drawn(points, triangles, two_sided, size, samples=2):
-    index, nearness = np.empty((size * samples, size * samples), np.int32), np.empty((size * samples, size * samples))
+    shape = size * samples, size * samples
+    index, nearness = np.empty(shape, np.int32), np.empty(shape, np.float32)
     rasterize(
         np.array(points, np.float64), np.array(triangles, np.int32), np.array(two_sided), 0, 0, samples, index, nearness
     )
@@ -20,12 +21,12 @@ def test_projection_is_opencvs(tiny):
     rig = ring(points[None], [0, 1, 2], [3], width=640, height=512, distortion=(-0.2, 0.1, 1e-3, -2e-3, 0.05), seed=3)
     for camera in rig.values():
         out = np.empty_like(points)
-        project(points, camera.w2c, camera.K, camera.D, out)
+        bounds = project(points, camera.w2c, camera.K, camera.D, out)
         rotation, _ = cv2.Rodrigues(camera.w2c[:3, :3])
         expected, _ = cv2.projectPoints(points, rotation, camera.w2c[:3, 3], camera.K, camera.D)
         np.testing.assert_allclose(out[:, :2], expected[:, 0], atol=1e-8)
         np.testing.assert_allclose(1.0 / out[:, 2], (points @ camera.w2c[:3, :3].T + camera.w2c[:3, 3])[:, 2])
-        x0, y0, x1, y1 = window(out, camera.width, camera.height)
+        x0, y0, x1, y1 = window(bounds, camera.width, camera.height)
         assert (out[:, 0] > x0 - 0.5).all() and (out[:, 0] < x1 - 0.5).all()
         assert (out[:, 1] > y0 - 0.5).all() and (out[:, 1] < y1 - 0.5).all()
         assert x0 > 0 and y0 > 0 and x1 < camera.width and y1 < camera.height  # nobody is cut

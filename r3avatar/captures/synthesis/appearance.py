@@ -98,67 +98,63 @@ def background(width: int, height: int) -> Array:
 
 
 @numba.njit(cache=True, nogil=True)
-def paint(index, projected, x0, y0, samples, triangles, kind, pattern, light, colours, marks, back, image, mask):
+def paint(index, projected, x0, y0, triangles, kind, pattern, light, colours, marks, back, image, mask):
     """Colour the window of an image: image [H, W, 3] uint8 RGB and mask [H, W] uint8 (255: more than half covered).
 
-    index [h, w]: the triangle at each sample; projected, x0, y0, samples as for `rasterize`. light [V, 2]: the light
-    that falls on the front and on the back of each vertex. back [H, W]: the background.
+    index [2 h, 2 w]: the triangle at each of a pixel's 2 x 2 samples; projected, x0, y0 as for `rasterize`. light
+    [V, 2]: the light that falls on the front and on the back of each vertex. back [H, W]: the background.
     """
-    rows, columns = index.shape[0] // samples, index.shape[1] // samples
-    shift = 0.5 * samples - 0.5
-    count, step = samples * samples, 1.0 / samples
     face = np.empty((3, 3))  # a triangle's corners: their weights are linear in the image, face @ (x, y, 1)
     values = np.empty((3, 4))  # pattern and light at its corners
     last, back_side = -1, 0
-    for i in range(rows):
-        for j in range(columns):
-            red, green, blue, covered = 0.0, 0.0, 0.0, 0
-            for k in range(samples):
-                for l in range(samples):
-                    y, x = i * samples + k, j * samples + l
-                    t = index[y, x]
-                    if t < 0:
-                        continue
-                    covered += 1
-                    if t != last:
-                        last = t
-                        back_side = _load(
-                            triangles[t, 0],
-                            triangles[t, 1],
-                            triangles[t, 2],
-                            projected,
-                            pattern,
-                            light,
-                            kind[t],
-                            face,
-                            values,
-                        )
-                    px, py = (x - shift) * step + x0, (y - shift) * step + y0
-                    u = face[0, 0] * px + face[0, 1] * py + face[0, 2]
-                    v = face[1, 0] * px + face[1, 1] * py + face[1, 2]
-                    w = face[2, 0] * px + face[2, 1] * py + face[2, 2]
-                    scale = 1.0 / (u + v + w)
-                    u, v, w = u * scale, v * scale, w * scale
-                    r, g, b = _albedo(
-                        kind[t],
-                        back_side,
-                        u * values[0, 0] + v * values[1, 0] + w * values[2, 0],
-                        u * values[0, 1] + v * values[1, 1] + w * values[2, 1],
-                        u * values[0, 2] + v * values[1, 2] + w * values[2, 2],
-                        colours,
-                        marks,
-                    )
-                    lit = min(max(u * values[0, 3] + v * values[1, 3] + w * values[2, 3], 0.0), 1.0)
-                    red += r * (0.20 + 0.86 * lit)
-                    green += g * (0.19 + 0.87 * lit)
-                    blue += b * (0.21 + 0.84 * lit)
-            if covered == 0:
+    for i in range(index.shape[0] // 2):
+        for j in range(index.shape[1] // 2):
+            first = index[2 * i, 2 * j]
+            whole = first == index[2 * i + 1, 2 * j + 1] == index[2 * i, 2 * j + 1] == index[2 * i + 1, 2 * j]
+            if whole and first < 0:
                 continue
-            grey = back[y0 + i, x0 + j] * (count - covered)
-            image[y0 + i, x0 + j, 0] = math.floor(min((red + grey) / count, 1.0) * 255.0 + 0.5)
-            image[y0 + i, x0 + j, 1] = math.floor(min((green + grey) / count, 1.0) * 255.0 + 0.5)
-            image[y0 + i, x0 + j, 2] = math.floor(min((blue + grey) / count, 1.0) * 255.0 + 0.5)
-            mask[y0 + i, x0 + j] = 255 if 2 * covered > count else 0
+            red, green, blue, covered = 0.0, 0.0, 0.0, 0
+            r, g, b = 0.0, 0.0, 0.0
+            plain = whole
+            for n in range(4):  # first the two on a diagonal
+                down, along = n & 1, (n & 1) ^ (n >> 1)
+                t = index[2 * i + down, 2 * j + along]
+                if t < 0:
+                    continue
+                if n == 2 and plain:  # one triangle, one colour: the other diagonal is the same
+                    red, green, blue, covered = 2.0 * red, 2.0 * green, 2.0 * blue, 4
+                    break
+                covered += 1
+                if t != last:
+                    last = t
+                    a, b_, c = triangles[t, 0], triangles[t, 1], triangles[t, 2]
+                    back_side = _load(a, b_, c, projected, pattern, light, kind[t], face, values)
+                x, y = j + x0 + 0.5 * along - 0.25, i + y0 + 0.5 * down - 0.25
+                u = face[0, 0] * x + face[0, 1] * y + face[0, 2]
+                v = face[1, 0] * x + face[1, 1] * y + face[1, 2]
+                w = face[2, 0] * x + face[2, 1] * y + face[2, 2]
+                scale = 1.0 / (u + v + w)
+                u, v, w = u * scale, v * scale, w * scale
+                before = r, g, b
+                r, g, b = _albedo(
+                    kind[t],
+                    back_side,
+                    u * values[0, 0] + v * values[1, 0] + w * values[2, 0],
+                    u * values[0, 1] + v * values[1, 1] + w * values[2, 1],
+                    u * values[0, 2] + v * values[1, 2] + w * values[2, 2],
+                    colours,
+                    marks,
+                )
+                plain = plain and (n == 0 or before == (r, g, b))
+                lit = min(max(u * values[0, 3] + v * values[1, 3] + w * values[2, 3], 0.0), 1.0)
+                red += r * (0.20 + 0.86 * lit)
+                green += g * (0.19 + 0.87 * lit)
+                blue += b * (0.21 + 0.84 * lit)
+            grey = back[y0 + i, x0 + j] * (4 - covered)
+            image[y0 + i, x0 + j, 0] = math.floor(min(0.25 * (red + grey), 1.0) * 255.0 + 0.5)
+            image[y0 + i, x0 + j, 1] = math.floor(min(0.25 * (green + grey), 1.0) * 255.0 + 0.5)
+            image[y0 + i, x0 + j, 2] = math.floor(min(0.25 * (blue + grey), 1.0) * 255.0 + 0.5)
+            mask[y0 + i, x0 + j] = 255 if covered > 2 else 0
 
 
 @numba.njit(cache=True, nogil=True, inline="always")

@@ -130,11 +130,12 @@ class Dance:
         carried = am.smooth((count - cycle - 0.06) / 0.40)
         places, yaws = [], []
         for when in (cycle, cycle + 1.0):
-            facing = self.heading((when + 0.5 * side - 0.2) * CYCLE)  # in the middle of the stand
+            # The heading in the middle of the stand, less a third: feet that followed all of it would cross.
+            facing = 0.66 * self.heading((when + 0.5 * side - 0.2) * CYCLE)
             forward, sideways, yaw = np.moveaxis(self.steps[side, when.astype(np.int64) % _STEPS], -1, 0)
             offset = np.stack(
                 [
-                    (1.0 - 2.0 * side) * (hip + 0.035 + self.energy * 0.03 * (1.0 + sideways)),
+                    (1.0 - 2.0 * side) * (hip + 0.045 + self.energy * 0.03 * (1.0 + sideways)),
                     np.full_like(forward, self.ankle_height),
                     self.joints[7, 2] + self.energy * 0.07 * forward,
                 ],

@@ -12,7 +12,7 @@ from r3avatar.captures.synthesis.skin import Skin
 
 Array = NDArray[np.float64]
 
-_STAND_OFF = 0.009  # metres between the body and a sewn edge
+_STAND_OFF = 0.006  # metres between the body and a sewn edge
 
 
 def skirt(person: Person, *, length: float, fullness: float, rows: int, columns: int, seed: int) -> Grid:
@@ -100,7 +100,7 @@ def _waist(person: Person) -> float:
 def _outline(person: Person, height: float, columns: int) -> Array:
     """The body's outline at a height, a little outside it, [columns, 3]; the angle is measured from +z towards +x."""
     body = person.skin.rest[: len(person.body.rest)]
-    near = body[(np.abs(body[:, 1] - height) < 0.02) & (np.abs(body[:, 0]) < person.marks.shoulder)]
+    near = body[(np.abs(body[:, 1] - height) < 0.012) & (np.abs(body[:, 0]) < person.marks.shoulder)]
     centre = 0.5 * (near[:, 2].min() + near[:, 2].max())
     angle = np.arange(columns) * (2.0 * am.PI / columns)
     spoke = np.stack([am.sin(angle), np.zeros(columns), am.cos(angle)], -1)
@@ -113,9 +113,9 @@ def _outline(person: Person, height: float, columns: int) -> Array:
 
 
 def _ahead(points: Array, direction: Array) -> NDArray[np.bool_]:
-    """Points within about 17 degrees of a direction (cosine 0.955)."""
+    """Points within 12 degrees of a direction."""
     along = am.dot(points, direction)
-    return (along > 0.0) & (along * along > 0.912 * am.dot(points, points))
+    return (along > 0.0) & (along * along > 0.9568 * am.dot(points, points))
 
 
 def _total(values: Array) -> float:

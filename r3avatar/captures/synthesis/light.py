@@ -46,7 +46,7 @@ def light_on(vertices: Array, surface: Surface) -> Array:
     low, high = vertices.min(0), vertices.max(0)
     middle, radius = 0.5 * (low + high), 0.5 * float(np.sqrt(am.dot(high - low, high - low))) + 0.05
     size = math.ceil(2.0 * radius / _PIXEL)
-    index, nearness = np.empty((size, size), np.int32), np.empty((size, size))
+    index, nearness = np.empty((size, size), np.int32), np.empty((size, size), np.float32)
     casts = np.ones(len(surface.triangles), bool)
     for direction, bright in zip(directions, brightness):
         right = am.unit(

@@ -25,8 +25,10 @@ _OVERLAP = 1e-7  # share by which a triangle is enlarged: rounding must not open
 def project(vertices, w2c, K, D, projected):
     """Write each vertex' (x, y, 1 / depth) into projected [V, 3], through OpenCV's model (k1, k2, p1, p2, k3).
 
-    vertices [V, 3] metres; w2c [4, 4]; K [3, 3] pixels; D [5]. The first pixel's centre is (0, 0).
+    vertices [V, 3] metres; w2c [4, 4]; K [3, 3] pixels; D [5]. The first pixel's centre is (0, 0). Returns the least x
+    and y and the greatest x and y, pixels.
     """
+    left, top, right, bottom = 1e30, 1e30, -1e30, -1e30
     for v in range(vertices.shape[0]):
         X, Y, Z = vertices[v, 0], vertices[v, 1], vertices[v, 2]
         z = w2c[2, 0] * X + w2c[2, 1] * Y + w2c[2, 2] * Z + w2c[2, 3]
@@ -39,20 +41,24 @@ def project(vertices, w2c, K, D, projected):
         projected[v, 0] = K[0, 0] * xd + K[0, 1] * yd + K[0, 2]
         projected[v, 1] = K[1, 1] * yd + K[1, 2]
         projected[v, 2] = 1.0 / z
+        left, right = min(left, projected[v, 0]), max(right, projected[v, 0])
+        top, bottom = min(top, projected[v, 1]), max(bottom, projected[v, 1])
+    return left, top, right, bottom
 
 
-def window(projected: Array, width: int, height: int) -> tuple[int, int, int, int]:
-    """The pixels x0, y0, x1, y1 (end exclusive) around the projected vertices, inside the image."""
-    low, high = projected[:, :2].min(0), projected[:, :2].max(0)
-    x0, y0 = (int(np.clip(math.floor(low[i]) - 1, 0, (width, height)[i] - 1)) for i in range(2))
-    x1, y1 = (int(np.clip(math.ceil(high[i]) + 2, (x0, y0)[i] + 1, (width, height)[i])) for i in range(2))
+def window(bounds: tuple[float, float, float, float], width: int, height: int) -> tuple[int, int, int, int]:
+    """The pixels x0, y0, x1, y1 (end exclusive) around what `project` returned, inside the image."""
+    left, top, right, bottom = bounds
+    x0, y0 = min(max(math.floor(left) - 1, 0), width - 1), min(max(math.floor(top) - 1, 0), height - 1)
+    x1, y1 = min(max(math.ceil(right) + 2, x0 + 1), width), min(max(math.ceil(bottom) + 2, y0 + 1), height)
     return x0, y0, x1, y1
 
 
 @numba.njit(cache=True, nogil=True)
 def rasterize(projected, triangles, two_sided, x0, y0, samples, index, nearness):
-    """Find the triangle in front at every sample: index [h, w] int32 (EMPTY where none) and nearness [h, w].
+    """Find the triangle in front at every sample: index [h, w] and nearness [h, w].
 
+    index int32: EMPTY where there is none; nearness float32, as projected's third number.
     projected [V, 3]: x, y in pixels and a number that grows towards the eye and is linear on the image plane (1 /
     depth). triangles [T, 3]; two_sided [T] bool: the others are seen only when they wind clockwise in the image (y
     down), as outward faces do. (x0, y0): the first pixel of the window, which `samples` a pixel along an axis divide.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from dataclasses import dataclass
 
 import cv2
@@ -35,6 +36,7 @@ class Studio:
     def __init__(self, surface: Surface, marks: Marks, *, trousers: bool, repeats: int, seed: int):
         self.surface = surface
         self._colours, self._marks = palette(seed), mark_array(marks, trousers, float(repeats))
+        self._threads = threading.local()
         self._walls: dict[tuple[int, int], tuple[Array, Image]] = {}
 
     def light(self, vertices: Array) -> Array:
@@ -46,19 +48,27 @@ class Studio:
         surface = self.surface
         wall, plain = self._wall(camera.width, camera.height)
         projected = np.empty_like(vertices)
-        project(vertices, camera.w2c, camera.K, camera.D, projected)
-        x0, y0, x1, y1 = window(projected, camera.width, camera.height)
-        size = (y1 - y0) * SAMPLES, (x1 - x0) * SAMPLES
-        index, nearness = np.empty(size, np.int32), np.empty(size)
+        bounds = project(vertices, camera.w2c, camera.K, camera.D, projected)
+        x0, y0, x1, y1 = window(bounds, camera.width, camera.height)
+        index, nearness = self._buffers((y1 - y0) * SAMPLES, (x1 - x0) * SAMPLES)
         rasterize(projected, surface.triangles, surface.two_sided, x0, y0, SAMPLES, index, nearness)
         rgb, mask = plain.copy(), np.zeros(plain.shape[:2], np.uint8)
         paint(
-            index, projected, x0, y0, SAMPLES, surface.triangles, surface.kind, surface.pattern, light, self._colours,
+            index, projected, x0, y0, surface.triangles, surface.kind, surface.pattern, light, self._colours,
             self._marks, wall, rgb, mask,
         )  # fmt: skip
         digest = hashlib.sha256(rgb)
         digest.update(mask)
         return View(rgb, mask, digest.digest())
+
+    def _buffers(self, rows: int, columns: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+        """This thread's index and nearness arrays; fresh memory for every image would cost more than the drawing."""
+        size = rows * columns
+        if getattr(self._threads, "size", 0) < size:
+            self._threads.size = size
+            self._threads.arrays = np.empty(size, np.int32), np.empty(size, np.float32)
+        index, nearness = self._threads.arrays
+        return index[:size].reshape(rows, columns), nearness[:size].reshape(rows, columns)
 
     def _wall(self, width: int, height: int) -> tuple[Array, Image]:
         if (width, height) not in self._walls:
@@ -70,8 +80,8 @@ class Studio:
 
 def encoded(view: View, quality: int) -> tuple[bytes, bytes]:
     """A view as JPEG of the given quality and its mask as PNG."""
-    _, jpeg = cv2.imencode(".jpg", view.rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    _, png = cv2.imencode(".png", view.mask, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(view.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    _, png = cv2.imencode(".png", view.mask)
     return jpeg.tobytes(), png.tobytes()
 
 
@@ -79,4 +89,4 @@ def contact_sheet(tiles: dict[tuple[int, int], Image]) -> bytes:
     """A PNG of small pictures by (row, column), rows and columns in rising order."""
     rows, columns = (sorted({key[i] for key in tiles}) for i in range(2))
     sheet = np.concatenate([np.concatenate([tiles[r, c] for c in columns], 1) for r in rows], 0)
-    return cv2.imencode(".png", np.ascontiguousarray(sheet[..., ::-1]))[1].tobytes()
+    return cv2.imencode(".png", cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))[1].tobytes()
