@@ -150,9 +150,9 @@ def _check(options: dict, subject: str) -> None:
     for name in ("recorded_frames", "width", "height", "transition_frames", "fps"):
         if not options[name] > 0:
             raise ValueError(f"{name} is {options[name]}; expected a positive number")
-    for name in ("fullness", "bending", "drag"):
-        if not 0.0 < options[name] <= 10.0:
-            raise ValueError(f"{name} is {options[name]}; expected a number above 0 and at most 10")
+    for name, most in {"fullness": 3.0, "bending": 10.0, "drag": 10.0}.items():
+        if not 0.0 < options[name] <= most:
+            raise ValueError(f"{name} is {options[name]}; expected a number above 0 and at most {most:g}")
 
 
 def _exists(root: str | Path, subject: str, options: dict) -> bool:
