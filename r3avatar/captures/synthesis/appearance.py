@@ -1,7 +1,7 @@
 """What the person looks like: colours by seed, and the painting of fragments.
 
-Patterns are functions of the position on the cloth or on the body at rest. Stripes and bands are at least 4 cm wide, which
-is 5 pixels in a 1024-pixel image decoded at 1/4.
+Patterns are functions of the position on the cloth or on the body at rest. Stripes and bands are at least 4 cm
+wide, which is 5 pixels in a 1024-pixel image decoded at 1/4.
 """
 
 from __future__ import annotations
