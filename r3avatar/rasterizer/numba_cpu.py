@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,20 +14,22 @@ from torch.autograd.function import once_differentiable
 from ..types import Cameras, RenderOutput
 from . import spherical_harmonics
 from .base import Rasterizer
-from .numba_composite import build_tile_lists, composite, composite_backward
+from .numba_binning import build_tile_lists
+from .numba_cache import forget_stale
+from .numba_composite import composite, composite_backward
 from .numba_harmonics import colours_backward, colours_forward
 from .numba_projection import project_backward, project_forward
+from .numba_threads import chunks, run_tasks
 
 log = logging.getLogger(__name__)
-# numba's fallback threading layer ("workqueue") aborts the process if two Python threads enter kernels at once.
-_one_at_a_time = threading.Lock()
+forget_stale(Path(project_forward.stats.cache_path), sorted(Path(__file__).parent.glob("*.py")))
 
 
 class NumbaRasterizer(Rasterizer):
-    """Rasterizer for the CPU: float32, deterministic, any number of threads (NUMBA_NUM_THREADS sets it).
+    """Rasterizer for the CPU: float32, the same result with any number of threads (NUMBA_NUM_THREADS sets it).
 
-    All frames and views of a call run in the same parallel regions. The kernels compile at the first call and are kept
-    on disk (beside the modules, or in NUMBA_CACHE_DIR). Cameras get no gradient.
+    All frames and views of a call are drawn together. The kernels compile at the first call (seconds) and are kept on
+    disk, beside the modules or in NUMBA_CACHE_DIR. Cameras get no gradient.
 
     Args:
         eps2d, near, antialiased: see `Rasterizer`.
@@ -55,7 +57,7 @@ class NumbaRasterizer(Rasterizer):
             raise ValueError("the numba rasterizer gives cameras no gradient; use rasterizer=torch to optimise cameras")
         start = time.perf_counter()
         if not NumbaRasterizer._warm:
-            log.info("the CPU rasterizer's kernels compile once (seconds; later runs load them from numba's cache)")
+            log.info("CPU rasterizer: kernels compile once, at their first use (some seconds; then kept on disk)")
         means2d, conics, weights, depths, radii = _Project.apply(
             means, covariances, opacities, cameras, self.eps2d, self.near, self.antialiased
         )
@@ -63,7 +65,7 @@ class NumbaRasterizer(Rasterizer):
             means2d, conics, weights, colours, depths, radii, background, cameras.width, cameras.height
         )
         if not NumbaRasterizer._warm:
-            log.info("the CPU rasterizer is ready after %.1f s", time.perf_counter() - start)
+            log.info("CPU rasterizer: first images after %.1f s", time.perf_counter() - start)
             NumbaRasterizer._warm = True
         return RenderOutput(rgb, alpha, radii, means2d)
 
@@ -88,8 +90,8 @@ class _ViewColours(torch.autograd.Function):
     def forward(ctx, sh, means, centres):
         F, N = means.shape[:2]
         colours = torch.empty(F, centres.shape[1], N, 3)
-        with _one_at_a_time:
-            colours_forward(_array(sh), _array(means), _array(centres), colours.numpy())
+        given = [_array(x) for x in (sh, means, centres)]
+        run_tasks(colours_forward, F * chunks(N), *given, colours.numpy())
         ctx.save_for_backward(sh, means, centres, colours)
         return colours
 
@@ -98,9 +100,9 @@ class _ViewColours(torch.autograd.Function):
     def backward(ctx, g_colours):
         sh, means, centres, colours = ctx.saved_tensors
         d_sh, d_means = torch.empty(sh.shape), torch.empty(means.shape)
-        arrays = [_array(x) for x in (sh, means, centres, colours, g_colours)]
-        with _one_at_a_time:
-            colours_backward(*arrays, d_sh.numpy(), d_means.numpy())
+        given = [_array(x) for x in (sh, means, centres, colours, g_colours)]
+        F, N = means.shape[:2]
+        run_tasks(colours_backward, F * chunks(N), *given, d_sh.numpy(), d_means.numpy())
         return d_sh, d_means, None
 
 
@@ -114,11 +116,9 @@ class _Project(torch.autograd.Function):
         weights, depths, radii = (torch.empty(F, V, N) for _ in range(3))
         ctx.save_for_backward(means, covariances, opacities, cameras.w2c, cameras.K, radii)
         ctx.options = cameras.width, cameras.height, eps2d, antialiased
-        arrays = [_array(x) for x in (means, covariances, opacities, cameras.w2c, cameras.K)]
-        with _one_at_a_time:
-            project_forward(
-                *arrays, *ctx.options, near, *(x.numpy() for x in (means2d, conics, weights, depths, radii))
-            )
+        given = [_array(x) for x in (means, covariances, opacities, cameras.w2c, cameras.K)]
+        outputs = [x.numpy() for x in (means2d, conics, weights, depths, radii)]
+        run_tasks(project_forward, F * V * chunks(N), *given, *ctx.options, near, *outputs)
         ctx.mark_non_differentiable(depths, radii)
         return means2d, conics, weights, depths, radii
 
@@ -128,8 +128,8 @@ class _Project(torch.autograd.Function):
         *inputs, radii = (_array(x) for x in ctx.saved_tensors)
         given = [_array(x) for x in (g_means2d, g_conics, g_weights)]
         gradients = [torch.empty(x.shape) for x in inputs[:3]]
-        with _one_at_a_time:
-            project_backward(*inputs, *ctx.options, radii, *given, *(x.numpy() for x in gradients))
+        tasks = radii.shape[0] * chunks(radii.shape[2])
+        run_tasks(project_backward, tasks, *inputs, *ctx.options, radii, *given, *(x.numpy() for x in gradients))
         return *gradients, None, None, None, None
 
 
@@ -142,9 +142,8 @@ class _Composite(torch.autograd.Function):
         arrays = [_array(x.flatten(0, 1)) for x in (means2d, conics, weights, colours, depths, radii)]
         ctx.background = _array(background)
         rgb, alpha = torch.empty(F, V, height, width, 3), torch.empty(F, V, height, width)
-        with _one_at_a_time:
-            ctx.lists = build_tile_lists(*arrays, width, height)
-            ctx.used = composite(ctx.lists, ctx.background, rgb.flatten(0, 1).numpy(), alpha.flatten(0, 1).numpy())
+        ctx.lists = build_tile_lists(*arrays, width, height)
+        ctx.used = composite(ctx.lists, ctx.background, rgb.flatten(0, 1).numpy(), alpha.flatten(0, 1).numpy())
         ctx.save_for_backward(rgb, alpha)
         return rgb, alpha
 
@@ -153,6 +152,5 @@ class _Composite(torch.autograd.Function):
     def backward(ctx, g_rgb, g_alpha):
         F, V = g_alpha.shape[:2]
         images = [_array(x.flatten(0, 1)) for x in (*ctx.saved_tensors, g_rgb, g_alpha)]
-        with _one_at_a_time:
-            gradients = composite_backward(ctx.lists, ctx.used, ctx.background, *images)
+        gradients = composite_backward(ctx.lists, ctx.used, ctx.background, *images)
         return *(torch.from_numpy(x).unflatten(0, (F, V)) for x in gradients), None, None, None, None, None

@@ -1,20 +1,24 @@
-"""View-dependent colour and its gradient on the CPU: the twin of spherical_harmonics.view_colours."""
+"""View-dependent colour and its gradient on the CPU: the twin of spherical_harmonics.view_colours.
+
+A task is CHUNK Gaussians of a frame; there are F times chunks(N).
+"""
 
 from __future__ import annotations
 
 import math
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from . import spherical_harmonics as sh_constants
+from .numba_simd import next_task
+from .numba_threads import CHUNK
 
 _f = np.float32
 _C0, _C1 = _f(sh_constants.C0), _f(sh_constants.C1)
 _A, _B, _C = (_f(c) for c in sh_constants.C2)
 _D, _E, _F, _G, _H = (_f(c) for c in sh_constants.C3)
 _FAST = {"contract", "reassoc", "nsz", "arcp"}
-_CHUNK = 256  # Gaussians a task
 
 
 @njit(fastmath=_FAST)
@@ -60,16 +64,17 @@ def _direction(mean, centre):
     return x * inverse, y * inverse, z * inverse, inverse
 
 
-@njit(parallel=True, cache=True, error_model="numpy", fastmath=_FAST)
-def colours_forward(sh, means, centres, colours):
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+def colours_forward(counter, tasks, sh, means, centres, colours):
     """Fill colours [F, V, N, 3] from sh [F, N, K, 3] (K = 4, 9, 16), means [F, N, 3] and centres [F, V, 3]."""
     F, V, N, _ = colours.shape
     K = sh.shape[2]
-    chunks = (N + _CHUNK - 1) // _CHUNK
-    for task in prange(F * chunks):
-        f, begin = task // chunks, task % chunks * _CHUNK
-        values = np.zeros(16, np.float32)
-        for n in range(begin, min(begin + _CHUNK, N)):
+    chunks = tasks // F
+    values = np.zeros(16, np.float32)
+    task = next_task(counter)
+    while task < tasks:
+        f, begin = task // chunks, task % chunks * CHUNK
+        for n in range(begin, min(begin + CHUNK, N)):
             for v in range(V):
                 x, y, z, _ = _direction(means[f, n], centres[f, v])
                 _basis(x, y, z, K, values)
@@ -81,18 +86,20 @@ def colours_forward(sh, means, centres, colours):
                 colours[f, v, n, 0] = max(red, _f(0))
                 colours[f, v, n, 1] = max(green, _f(0))
                 colours[f, v, n, 2] = max(blue, _f(0))
+        task = next_task(counter)
 
 
-@njit(parallel=True, cache=True, error_model="numpy", fastmath=_FAST)
-def colours_backward(sh, means, centres, colours, g_colours, d_sh, d_means):
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+def colours_backward(counter, tasks, sh, means, centres, colours, g_colours, d_sh, d_means):
     """Fill d_sh [F, N, K, 3] and d_means [F, N, 3], summed over the views."""
     F, V, N, _ = colours.shape
     K = sh.shape[2]
-    chunks = (N + _CHUNK - 1) // _CHUNK
-    for task in prange(F * chunks):
-        f, begin = task // chunks, task % chunks * _CHUNK
-        values, slopes = np.zeros(16, np.float32), np.zeros(16, np.float32)
-        for n in range(begin, min(begin + _CHUNK, N)):
+    chunks = tasks // F
+    values, slopes = np.zeros(16, np.float32), np.zeros(16, np.float32)
+    task = next_task(counter)
+    while task < tasks:
+        f, begin = task // chunks, task % chunks * CHUNK
+        for n in range(begin, min(begin + CHUNK, N)):
             d_sh[f, n] = _f(0)
             d_means[f, n] = _f(0)
             for v in range(V):
@@ -114,3 +121,4 @@ def colours_backward(sh, means, centres, colours, g_colours, d_sh, d_means):
                 d_means[f, n, 0] += (dx - along * x) * inverse
                 d_means[f, n, 1] += (dy - along * y) * inverse
                 d_means[f, n, 2] += (dz - along * z) * inverse
+        task = next_task(counter)

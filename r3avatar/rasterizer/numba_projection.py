@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import math
 
-from numba import njit, prange
+from numba import njit
 
+from .numba_simd import next_task
+from .numba_threads import CHUNK
 from .projection import ALPHA_MIN, FOV_MARGIN
 
-_CHUNK = 256  # Gaussians a task
 
-
-@njit
+@njit(error_model="numpy")
 def _camera(w2c, K, width, height):
     """Rotation rows, translation, fx, fy, cx, cy, limits of x/z and y/z in the Jacobian, as one tuple of floats."""
     fx, fy, cx, cy = float(K[0, 0]), float(K[1, 1]), float(K[0, 2]), float(K[1, 2])
@@ -29,7 +29,7 @@ def _camera(w2c, K, width, height):
     return rotation, (float(w2c[0, 3]), float(w2c[1, 3]), float(w2c[2, 3])), (fx, fy, cx, cy), limits
 
 
-@njit
+@njit(error_model="numpy")
 def _to_camera(mean, r, t):
     X, Y, Z = float(mean[0]), float(mean[1]), float(mean[2])
     return (
@@ -39,7 +39,7 @@ def _to_camera(mean, r, t):
     )
 
 
-@njit
+@njit(error_model="numpy")
 def _ewa(x, y, z, r, intrinsics, limits, s):
     """Rows m0, m1 of Jacobian x rotation, their products u with the covariance s, and the clamped x/z, y/z."""
     fx, fy = intrinsics[0], intrinsics[1]
@@ -61,12 +61,12 @@ def _ewa(x, y, z, r, intrinsics, limits, s):
     return m0, m1, u0, u1, tx, ty
 
 
-@njit
+@njit(error_model="numpy")
 def _dot(a, b):
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-@njit
+@njit(error_model="numpy")
 def _covariance(values):
     return (
         float(values[0]), float(values[1]), float(values[2]),
@@ -74,7 +74,7 @@ def _covariance(values):
     )  # fmt: skip
 
 
-@njit
+@njit(error_model="numpy")
 def _project_one(mean, covariance, opacity, camera, width, height, eps2d, near, antialiased, mean2d, conic):
     """Fill mean2d and conic; returns the compensated opacity, the depth and the radius, or zeros where not visible."""
     rotation, translation, intrinsics, limits = camera
@@ -106,25 +106,30 @@ def _project_one(mean, covariance, opacity, camera, width, height, eps2d, near, 
     return opacity, z, 3.0 * math.sqrt(longest)
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def project_forward(
-    means, covariances, opacities, w2c, K, width, height, eps2d, antialiased, near,
+    counter, tasks, means, covariances, opacities, w2c, K, width, height, eps2d, antialiased, near,
     means2d, conics, weights, depths, radii,
 ):  # fmt: skip
-    """Fill means2d [F,V,N,2], conics [F,V,N,3] and weights (compensated opacities), depths, radii [F,V,N]."""
+    """Fill means2d [F,V,N,2], conics [F,V,N,3] and weights (compensated opacities), depths, radii [F,V,N].
+
+    A task is CHUNK Gaussians of an image; there are F V chunks(N).
+    """
     F, V, N = depths.shape
-    chunks = (N + _CHUNK - 1) // _CHUNK
-    for task in prange(F * V * chunks):
-        f, v, begin = task // chunks // V, task // chunks % V, task % chunks * _CHUNK
+    chunks = tasks // (F * V)
+    task = next_task(counter)
+    while task < tasks:
+        f, v, begin = task // chunks // V, task // chunks % V, task % chunks * CHUNK
         camera = _camera(w2c[f, v], K[f, v], width, height)
-        for n in range(begin, min(begin + _CHUNK, N)):
+        for n in range(begin, min(begin + CHUNK, N)):
             weights[f, v, n], depths[f, v, n], radii[f, v, n] = _project_one(
                 means[f, n], covariances[f, n], opacities[f, n], camera, width, height, eps2d, near, antialiased,
                 means2d[f, v, n], conics[f, v, n],
             )  # fmt: skip
+        task = next_task(counter)
 
 
-@njit
+@njit(error_model="numpy")
 def _project_one_backward(
     mean, covariance, opacity, camera, eps2d, antialiased, g_mean2d, g_conic, g_weight, d_mean, d_covariance
 ):
@@ -185,17 +190,21 @@ def _project_one_backward(
     return g_opacity
 
 
-@njit(parallel=True, cache=True, error_model="numpy")
+@njit(nogil=True, cache=True, error_model="numpy")
 def project_backward(
-    means, covariances, opacities, w2c, K, width, height, eps2d, antialiased, radii, g_means2d, g_conics, g_weights,
-    d_means, d_covariances, d_opacities,
+    counter, tasks, means, covariances, opacities, w2c, K, width, height, eps2d, antialiased, radii,
+    g_means2d, g_conics, g_weights, d_means, d_covariances, d_opacities,
 ):  # fmt: skip
-    """Fill d_means [F,N,3], d_covariances [F,N,6], d_opacities [F,N], summed over the views, zero where not visible."""
+    """Fill d_means [F,N,3], d_covariances [F,N,6], d_opacities [F,N]: sums over the views.
+
+    A task is CHUNK Gaussians of a frame; there are F chunks(N).
+    """
     F, V, N = radii.shape
-    chunks = (N + _CHUNK - 1) // _CHUNK
-    for task in prange(F * chunks):
-        f, begin = task // chunks, task % chunks * _CHUNK
-        end = min(begin + _CHUNK, N)
+    chunks = tasks // F
+    task = next_task(counter)
+    while task < tasks:
+        f, begin = task // chunks, task % chunks * CHUNK
+        end = min(begin + CHUNK, N)
         d_means[f, begin:end] = 0.0
         d_covariances[f, begin:end] = 0.0
         d_opacities[f, begin:end] = 0.0
@@ -207,3 +216,4 @@ def project_backward(
                         means[f, n], covariances[f, n], opacities[f, n], camera, eps2d, antialiased,
                         g_means2d[f, v, n], g_conics[f, v, n], g_weights[f, v, n], d_means[f, n], d_covariances[f, n],
                     )  # fmt: skip
+        task = next_task(counter)

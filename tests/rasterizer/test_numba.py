@@ -1,5 +1,6 @@
 """The CPU rasterizer: agrees with the reference, repeats itself bit for bit, refuses what it cannot draw."""
 
+import os
 import threading
 
 import numba
@@ -9,8 +10,11 @@ import torch
 
 from r3avatar.rasterizer import NumbaRasterizer
 from r3avatar.rasterizer.numba_binning import depth_order
+from r3avatar.rasterizer.numba_cache import forget_stale
 from r3avatar.rasterizer.numba_simd import lanes, load, ramp, store, total
+from r3avatar.rasterizer.numba_threads import run_tasks
 from r3avatar.rasterizer.numba_tiles import exponential
+from r3avatar.rasterizer.projection import covariance_from_scale_rotation
 from r3avatar.rasterizer.spherical_harmonics import view_colours
 from r3avatar.types import Gaussians
 
@@ -24,23 +28,20 @@ def test_agrees_with_the_reference(name):
     check(NumbaRasterizer, SCENES[name](), "cpu")
 
 
-def test_repeats_itself_with_any_number_of_threads():
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_repeats_itself_with_any_number_of_threads(threads, monkeypatch):
     scene = SCENES["batch of 2 frames x 3 views, off-centre, 75x50"]()
     expected, slopes = run(NumbaRasterizer(), scene, FLOAT)
-    threads = numba.get_num_threads()
-    try:
-        for count in {1, threads}:
-            numba.set_num_threads(count)
-            output, gradients = run(NumbaRasterizer(), scene, FLOAT)
-            assert torch.equal(output.rgb, expected.rgb) and torch.equal(output.alpha, expected.alpha)
-            for name, slope in slopes.items():
-                assert torch.equal(gradients[name], slope), name
-    finally:
-        numba.set_num_threads(threads)
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", threads)
+    output, gradients = run(NumbaRasterizer(), scene, FLOAT)
+    assert torch.equal(output.rgb, expected.rgb) and torch.equal(output.alpha, expected.alpha)
+    for name, slope in slopes.items():
+        assert torch.equal(gradients[name], slope), name
 
 
-def test_calls_from_several_python_threads():
-    scene = SCENES["one"]()
+def test_calls_from_several_python_threads(monkeypatch):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
+    scene = SCENES["4 harmonics"]()
     expected = NumbaRasterizer()(scene.gaussians, scene.cameras).rgb
     results = [None] * 4
 
@@ -54,6 +55,47 @@ def test_calls_from_several_python_threads():
     for worker in workers:
         worker.join()
     assert all(torch.equal(result, expected) for result in results)
+
+
+def test_helpers_hand_their_errors_over(monkeypatch):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 2)
+    caller, joined = threading.get_ident(), threading.Event()
+
+    def kernel(counter, tasks):
+        if threading.get_ident() == caller:
+            assert joined.wait(10)
+        else:
+            joined.set()
+            raise ZeroDivisionError("in a helper")
+
+    with pytest.raises(ZeroDivisionError, match="in a helper"):
+        run_tasks(kernel, 100)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
+def test_renders_after_a_fork(monkeypatch):
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 2)
+    scene = SCENES["4 harmonics"]()
+    expected = NumbaRasterizer()(scene.gaussians, scene.cameras).rgb
+    child = os.fork()
+    if child == 0:
+        torch.set_num_threads(1)  # torch's own threads did not survive the fork either
+        same = torch.equal(NumbaRasterizer()(scene.gaussians, scene.cameras).rgb, expected)
+        os._exit(0 if same else 1)
+    assert os.waitpid(child, 0)[1] == 0
+
+
+def test_extreme_sizes_stay_finite():
+    """Needles, giants and points, low-pass filter off: a diverging training must not crash the process."""
+    random = torch.Generator().manual_seed(0)
+    exponents = torch.linspace(-12, 18, 400)[:, None] + torch.tensor([[0.0, -5.0, 3.0]]) * (torch.rand(400, 1) > 0.3)
+    covariances = covariance_from_scale_rotation(10.0**exponents, torch.randn(400, 4, generator=random))[None]
+    gaussians, cameras = cloud(1, 400, 0), ring(1, 1)
+    leaves = [x.requires_grad_() for x in (gaussians.means, covariances, gaussians.opacities, gaussians.sh)]
+    for options in ({"eps2d": 0.0}, {}, {"antialiased": True}):
+        output = NumbaRasterizer(**options)(Gaussians(*leaves), cameras)
+        assert torch.isfinite(output.rgb).all() and torch.isfinite(output.alpha).all()
+        output.rgb.sum().backward()
 
 
 def test_broken_gaussians_are_not_drawn():
@@ -140,3 +182,17 @@ def test_lanes():
     out = np.empty_like(powers)
     assert _exponentials(powers, out) == 36
     np.testing.assert_allclose(out, np.exp(powers.astype(np.float64)), rtol=3e-6)
+
+
+def test_kernels_older_than_their_sources_are_forgotten(tmp_path):
+    source, other = tmp_path / "numba_tiles.py", tmp_path / "numba_composite.py"
+    for path in (source, other):
+        path.write_text("")
+        os.utime(path, (1000, 1000))
+    kept, stale, foreign = (tmp_path / f"{stem}.f-1.py311.nbi" for stem in ("numba_composite", "numba_tiles", "user"))
+    for path, moment in ((kept, 3000), (stale, 1500), (foreign, 1500)):
+        path.write_text("")
+        os.utime(path, (moment, moment))
+    os.utime(source, (2000, 2000))
+    assert forget_stale(tmp_path, [source, other]) == 1
+    assert kept.exists() and not stale.exists() and foreign.exists()
