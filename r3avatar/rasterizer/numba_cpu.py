@@ -79,6 +79,11 @@ def _check(**tensors: Tensor) -> None:
             )
 
 
+def _empty(*shape: int) -> Tensor:
+    # Not what torch.set_default_dtype or torch.set_default_device say.
+    return torch.empty(shape, dtype=torch.float32, device="cpu")
+
+
 def _array(x: Tensor) -> np.ndarray:
     return x.detach().to(torch.float32).contiguous().numpy()
 
@@ -89,7 +94,7 @@ class _ViewColours(torch.autograd.Function):
     @staticmethod
     def forward(ctx, sh, means, centres):
         F, N = means.shape[:2]
-        colours = torch.empty(F, centres.shape[1], N, 3)
+        colours = _empty(F, centres.shape[1], N, 3)
         given = [_array(x) for x in (sh, means, centres)]
         run_tasks(colours_forward, F * chunks(N), *given, colours.numpy())
         ctx.save_for_backward(sh, means, centres, colours)
@@ -99,7 +104,7 @@ class _ViewColours(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, g_colours):
         sh, means, centres, colours = ctx.saved_tensors
-        d_sh, d_means = torch.empty(sh.shape), torch.empty(means.shape)
+        d_sh, d_means = _empty(*sh.shape), _empty(*means.shape)
         given = [_array(x) for x in (sh, means, centres, colours, g_colours)]
         F, N = means.shape[:2]
         run_tasks(colours_backward, F * chunks(N), *given, d_sh.numpy(), d_means.numpy())
@@ -112,8 +117,8 @@ class _Project(torch.autograd.Function):
     @staticmethod
     def forward(ctx, means, covariances, opacities, cameras, eps2d, near, antialiased):
         F, V, N = *cameras.K.shape[:2], means.shape[1]
-        means2d, conics = torch.empty(F, V, N, 2), torch.empty(F, V, N, 3)
-        weights, depths, radii = (torch.empty(F, V, N) for _ in range(3))
+        means2d, conics = _empty(F, V, N, 2), _empty(F, V, N, 3)
+        weights, depths, radii = (_empty(F, V, N) for _ in range(3))
         ctx.save_for_backward(means, covariances, opacities, cameras.w2c, cameras.K, radii)
         ctx.options = cameras.width, cameras.height, eps2d, antialiased
         given = [_array(x) for x in (means, covariances, opacities, cameras.w2c, cameras.K)]
@@ -127,7 +132,7 @@ class _Project(torch.autograd.Function):
     def backward(ctx, g_means2d, g_conics, g_weights, *_):
         *inputs, radii = (_array(x) for x in ctx.saved_tensors)
         given = [_array(x) for x in (g_means2d, g_conics, g_weights)]
-        gradients = [torch.empty(x.shape) for x in inputs[:3]]
+        gradients = [_empty(*x.shape) for x in inputs[:3]]
         tasks = radii.shape[0] * chunks(radii.shape[2])
         run_tasks(project_backward, tasks, *inputs, *ctx.options, radii, *given, *(x.numpy() for x in gradients))
         return *gradients, None, None, None, None
@@ -141,7 +146,7 @@ class _Composite(torch.autograd.Function):
         F, V = radii.shape[:2]
         arrays = [_array(x.flatten(0, 1)) for x in (means2d, conics, weights, colours, depths, radii)]
         ctx.background = _array(background)
-        rgb, alpha = torch.empty(F, V, height, width, 3), torch.empty(F, V, height, width)
+        rgb, alpha = _empty(F, V, height, width, 3), _empty(F, V, height, width)
         ctx.lists = build_tile_lists(*arrays, width, height)
         ctx.used = composite(ctx.lists, ctx.background, rgb.flatten(0, 1).numpy(), alpha.flatten(0, 1).numpy())
         ctx.save_for_backward(rgb, alpha)
