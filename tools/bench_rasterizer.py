@@ -6,6 +6,9 @@
 The cloud: points on a person of capsules, 1.75 m tall and filling 80 % of the image's height; flat Gaussians of 1-2
 pixels (along the surface), opacities 0.5-1, spherical harmonics of degree 3. Each rasterizer runs in a process of its
 own, first calls (compilation) not counted; the figure is the median of the repetitions.
+
+torch's OpenMP threads spin after each operation (GOMP_SPINCOUNT iterations, by default for milliseconds) and so hold
+the cores that others want; `--spin` sets it for the measured processes.
 """
 
 from __future__ import annotations
@@ -136,6 +139,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=1)
     parser.add_argument("--repeat", type=int, default=30, help="timed repetitions (the torch reference: at most 3)")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads, numba's and torch's")
+    parser.add_argument("--spin", type=int, default=1000, help="GOMP_SPINCOUNT (OpenMP's own default: 300000)")
     parser.add_argument("--json", metavar="FILE", help="write the table there as well")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -149,14 +153,14 @@ def main() -> None:
 
     found = torch.cuda.is_available() and importlib.util.find_spec("gsplat")
     names = options.rasterizers or ["numba", "torch"] + ["gsplat"] * bool(found)
-    environment = {**os.environ, "NUMBA_NUM_THREADS": str(options.threads)}
+    environment = {**os.environ, "NUMBA_NUM_THREADS": str(options.threads), "GOMP_SPINCOUNT": str(options.spin)}
     rows = []
     for name in names:
         child = [sys.executable, __file__, *sys.argv[1:], "--one", name]
         result = subprocess.run(child, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(result.stdout))
     about = machine() | {"threads": options.threads, "gaussians": options.gaussians, "size": options.size}
-    about |= {"frames": options.frames, "views": options.views, "repeat": options.repeat}
+    about |= {"frames": options.frames, "views": options.views, "repeat": options.repeat, "spin": options.spin}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     columns = ["forward_ms", "backward_ms", "ms_an_image", "images_a_second", "first_call_s", "peak_rss_mib"]
     print(f"{'rasterizer':12}" + "".join(f"{column:>17}" for column in columns))

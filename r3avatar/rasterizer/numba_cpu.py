@@ -29,7 +29,8 @@ class NumbaRasterizer(Rasterizer):
     """Rasterizer for the CPU: float32, the same result with any number of threads (NUMBA_NUM_THREADS sets it).
 
     All frames and views of a call are drawn together. The kernels compile at the first call (seconds) and are kept on
-    disk, beside the modules or in NUMBA_CACHE_DIR. Cameras get no gradient.
+    disk, beside the modules or in NUMBA_CACHE_DIR. Cameras get no gradient. torch's OpenMP threads spin between its
+    operations and hold cores meanwhile; GOMP_SPINCOUNT=1000 in the environment, before torch is imported, frees them.
 
     Args:
         eps2d, near, antialiased: see `Rasterizer`.

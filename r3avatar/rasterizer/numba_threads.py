@@ -8,6 +8,7 @@ those that have started are waited for. The pool holds no state between calls, s
 
 from __future__ import annotations
 
+import atexit
 import os
 import queue
 import threading
@@ -53,22 +54,31 @@ class _Region:
 
 class _Pool:
     def __init__(self):
-        self.regions: queue.SimpleQueue[_Region] = queue.SimpleQueue()
-        self.helpers = 0
+        self.regions: queue.SimpleQueue[_Region | None] = queue.SimpleQueue()
+        self.helpers: list[threading.Thread] = []
         self.lock = threading.Lock()
 
     def enlist(self, region: _Region, helpers: int) -> None:
-        if self.helpers < helpers:
+        if len(self.helpers) < helpers:
             with self.lock:
-                while self.helpers < helpers:
-                    self.helpers += 1
-                    threading.Thread(target=self._work, daemon=True, name=f"rasterizer-{self.helpers}").start()
+                while len(self.helpers) < helpers:
+                    name = f"rasterizer-{len(self.helpers)}"
+                    self.helpers.append(threading.Thread(target=self._work, daemon=True, name=name))
+                    self.helpers[-1].start()
         for _ in range(helpers):
             self.regions.put(region)
 
+    def dismiss(self) -> None:
+        for _ in self.helpers:
+            self.regions.put(None)
+        for helper in self.helpers:
+            helper.join()
+        self.helpers = []
+
     def _work(self) -> None:
-        while True:
-            self.regions.get().help()
+        while (region := self.regions.get()) is not None:
+            region.help()
+            del region  # or its arrays would live until the next one
 
 
 _pool = _Pool()
@@ -82,6 +92,8 @@ def _forget_threads() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_threads)
+# A helper that wakes while Python shuts down aborts the process: they must be gone by then.
+atexit.register(lambda: _pool.dismiss())
 
 
 def run_tasks(kernel: Callable, tasks: int, *arguments) -> None:

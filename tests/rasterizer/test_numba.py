@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from r3avatar.rasterizer import NumbaRasterizer
+from r3avatar.rasterizer import NumbaRasterizer, numba_threads
 from r3avatar.rasterizer.numba_binning import depth_order
 from r3avatar.rasterizer.numba_cache import forget_stale
 from r3avatar.rasterizer.numba_simd import lanes, load, ramp, store, total
@@ -70,6 +70,18 @@ def test_helpers_hand_their_errors_over(monkeypatch):
 
     with pytest.raises(ZeroDivisionError, match="in a helper"):
         run_tasks(kernel, 100)
+
+
+def test_helpers_leave_when_dismissed(monkeypatch):
+    """As at exit, where a helper that is left aborts the process; a later call hires new ones."""
+    monkeypatch.setattr(numba.config, "NUMBA_NUM_THREADS", 3)
+    scene = SCENES["4 harmonics"]()
+    expected = NumbaRasterizer()(scene.gaussians, scene.cameras).rgb
+    helpers = list(numba_threads._pool.helpers)
+    assert len(helpers) >= 2 and all(helper.is_alive() for helper in helpers)
+    numba_threads._pool.dismiss()
+    assert not any(helper.is_alive() for helper in helpers)
+    assert torch.equal(NumbaRasterizer()(scene.gaussians, scene.cameras).rgb, expected)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
