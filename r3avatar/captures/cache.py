@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
 import shutil
 from collections.abc import Iterable, Iterator
@@ -66,8 +67,15 @@ def prepare(
     needed: (camera, frame) positions (`frames_of_splits`); None: those of every split. cache_dir: None is
     `default_cache_dir()`. workers: processes that prepare frames, 0 = this one, None = one a core (this one for a few
     frames); they are spawned, so a script must guard its entry with `if __name__ == "__main__"`.
-    OSError for a full disk, with what is missing; the frames that were finished stay and are not prepared again.
+    RuntimeError where it does not. OSError for a full disk, with what is missing; the frames that were finished stay
+    and are not prepared again.
     """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # A spawned process that is still importing the script would wait for its parent's lock for ever.
+        raise RuntimeError(
+            "frames are prepared by spawned processes, which import this script again: put its entry under "
+            '`if __name__ == "__main__":`, or prepare before with `r3avatar preprocess`'
+        )
     needed = sorted(set(needed if needed is not None else frames_of_splits(capture, capture.splits)))
     folder = cache_folder(capture, body, cache_dir)
     folder.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ import os
 import pickle
 import shutil
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -219,3 +221,19 @@ def test_a_worker_process_reports_what_is_damaged(pair, small, body, tmp_path):
         file["Camera_12mp/48/color/4"] = data[:50]
     with pytest.raises(CaptureError, match=r"Camera_12mp/48/color/4: expected an encoded image, found a JPEG of 50"):
         _prepare(small.open(pair), body, tmp_path / "cache", workers=1, needed=[(2, 4)])
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+def test_a_script_without_a_guarded_entry_ends_with_a_message(shared_pair, tmp_path, guarded):
+    """Spawned processes import the script again; they must not wait for ever on the lock of the one that waits for them."""
+    body = f"""
+    splits = {{"train": Split(["0", "1"], [0, 1, 2])}}
+    capture = DnaRendering({str(shared_pair)!r}, "0012_09", splits=splits, recorded=(0, 3), hand_mean=None, scale=0.5)
+    prepare(capture, load_body("demo"), {str(tmp_path / "cache")!r}, workers=2, progress=False)
+"""
+    head = "from r3avatar.body import load_body\nfrom r3avatar.captures import DnaRendering, Split, prepare\n"
+    script = tmp_path / "script.py"
+    script.write_text(head + ('if __name__ == "__main__":' if guarded else "if True:") + body)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=120)
+    assert (done.returncode == 0) == guarded, done.stderr
+    assert guarded or "__main__" in done.stderr
