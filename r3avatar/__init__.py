@@ -2,6 +2,6 @@
 
 import os
 
-# torch's OpenMP threads spin while they wait for each other; beside another busy process (data loaders, a sweep's other
-# jobs) that made a training step on two cores eight times slower. It is read when torch is imported; your own value stays.
+# torch's OpenMP threads spin while they wait for each other; beside another busy process (data loaders, a sweep's
+# other jobs) that made a training step on two cores eight times slower. Read when torch is imported; yours stays.
 os.environ.setdefault("GOMP_SPINCOUNT", "1000")

@@ -54,6 +54,6 @@ def tiny_capture() -> list[str]:
 @pytest.fixture(scope="session")
 def tiny_run(workplace) -> Path:
     """A run of a few steps, with its evaluation, in outputs/tiny."""
-    workplace("train", "experiment=demo", "name=tiny", *TINY_CAPTURE, "batch.views=2", "budget.images=16", "density.start=4",
-              "density.every=4", "validation.every_images=8", "validation.frames=1")  # fmt: skip
+    steps = ["batch.views=2", "budget.images=16", "density.start=4", "density.every=4", "validation.every_images=8"]
+    workplace("train", "experiment=demo", "name=tiny", *TINY_CAPTURE, *steps, "validation.frames=1")
     return workplace.folder / "outputs" / "tiny"

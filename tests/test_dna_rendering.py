@@ -35,8 +35,8 @@ def bodies(tmp_path_factory):
 
 def _command(bodies, tiny_capture):
     return [
-        "train", "capture=dna_rendering", "capture.root=outputs/captures", *tiny_capture, "body=smplx", f"body.path={bodies}",
-        "avatar=r3", "name=dna", "debug=fast", "logger=none", "codebook=small", "batch.views=2",
+        "train", "capture=dna_rendering", "capture.root=outputs/captures", *tiny_capture, "body=smplx",
+        f"body.path={bodies}", "avatar=r3", "name=dna", "debug=fast", "logger=none", "codebook=small", "batch.views=2",
     ]  # fmt: skip
 
 

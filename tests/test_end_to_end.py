@@ -81,7 +81,7 @@ def test_resume_goes_on_after_densification(workplace, tiny_capture):
 
 
 def test_evaluate_again_without_retrieval(workplace, tiny_run):
-    text = workplace("evaluate", "run=outputs/latest" if False else "run=outputs/tiny", "retrieval=none", "media=false")
+    text = workplace("evaluate", "run=outputs/tiny", "retrieval=none", "media=false")
     assert "novel pose" in text and "paper" in text
 
 
@@ -118,8 +118,8 @@ def test_sweep(workplace, tiny_capture):
 
 
 def test_straight_from_the_smc_and_preprocess(workplace, tiny_capture):
-    workplace("train", "experiment=demo", "name=direct", *tiny_capture, "debug=fast", "batch.views=2", "cache.folder=off",
-              "workers=2", "evaluate=false", "media=false")  # fmt: skip
+    workplace("train", "experiment=demo", "name=direct", *tiny_capture, "debug=fast", "batch.views=2",
+              "cache.folder=off", "workers=2", "evaluate=false", "media=false")  # fmt: skip
     assert "prepared frames" in workplace("preprocess", *tiny_capture)
 
 
@@ -129,10 +129,13 @@ def test_wandb_offline(workplace, tiny_capture):
     assert list((workplace.folder / "outputs/board/logs/wandb").glob("offline-run-*/*.wandb"))
 
 
-@pytest.mark.parametrize("experiment", ["no_codebook", "no_retrieval", "no_pose_refinement", "no_skinning_offsets", "r3_published"])
+EXPERIMENTS = ["no_codebook", "no_retrieval", "no_pose_refinement", "no_skinning_offsets", "r3_published"]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_shipped_experiment_runs(workplace, tiny_capture, experiment):
     """`dna_rendering` needs licensed files: tests/test_dna_rendering.py runs it on a pair in its layout."""
-    extra = ["capture=demo", "loss=no_perceptual", "codebook=small", "logger=none"] if experiment == "r3_published" else []
+    extra = ["loss=no_perceptual", "codebook=small", "logger=none"] if experiment == "r3_published" else []
     workplace("train", f"experiment={experiment}", "name=" + experiment, *extra, *tiny_capture, "debug=fast",
               "batch.views=2", "batch.frames=1", "media=false")  # fmt: skip
     metrics = json.loads((workplace.folder / "outputs" / experiment / "metrics.json").read_text())

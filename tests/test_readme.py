@@ -53,7 +53,8 @@ def test_make_demo(workplace, tiny_capture):
     stamp.touch()
     train = " ".join([*tiny_capture, "debug=fast", "batch.views=2"])
     done = subprocess.run(
-        ["make", "demo", f"BIN={binaries}", f"STAMP={stamp}", "SYNTHESIZE=synthesis=tiny subject=tiny", f"TRAIN={train}"],
+        ["make", "demo", f"BIN={binaries}", f"STAMP={stamp}", "SYNTHESIZE=synthesis=tiny subject=tiny",
+         f"TRAIN={train}"],
         cwd=place, env=workplace.environment, capture_output=True, text=True, timeout=400,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
@@ -72,6 +73,7 @@ def test_python_of_the_readme():
 
 def test_the_core_runs_without_lightning(workplace):
     (program,) = _blocks((ROOT / "docs" / "core.md").read_text(), "python")
+    program += "import sys; assert not {'pytorch_lightning', 'hydra', 'wandb'} & set(sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=workplace.folder, env=workplace.environment, capture_output=True, text=True
     )

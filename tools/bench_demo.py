@@ -91,7 +91,8 @@ def main() -> None:
     finally:
         shutil.rmtree(scratch)
     rows["all"] = sum(seconds for seconds, _ in rows.values()), max(memory for _, memory in rows.values())
-    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {'cold' if options.cold else 'warm'} caches")
+    caches = "cold" if options.cold else "warm"
+    print(f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, {caches} caches")
     for name, (seconds, memory) in rows.items():
         print(f"{name:16} {seconds:7.1f} s {memory:6.2f} GiB")
     metrics = json.loads((run / "metrics.json").read_text())

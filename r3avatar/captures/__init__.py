@@ -1,5 +1,6 @@
 """Captures: one reader a data set, the frame cache, splits, the data module."""
 
+from r3avatar.captures.batches import crop_batch, full_batch
 from r3avatar.captures.boxes import body_bounds, projected_box_mask
 from r3avatar.captures.cache import FrameStore, frames_of_splits, prepare
 from r3avatar.captures.capture import Capture, CaptureError, Split, parse_ids
@@ -30,7 +31,9 @@ __all__ = [
     "SmcWriter",
     "Split",
     "body_bounds",
+    "crop_batch",
     "frames_of_splits",
+    "full_batch",
     "parse_ids",
     "prepare",
     "projected_box_mask",

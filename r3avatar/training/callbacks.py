@@ -14,6 +14,7 @@ import torch
 from tqdm import tqdm
 
 from r3avatar.evaluation.media import error_map, strip, write_image
+from r3avatar.evaluation.metrics import psnr_pooled
 from r3avatar.training.density import DensityControl, NoDensityControl, apply_edit
 from r3avatar.training.module import AvatarModule
 
@@ -75,6 +76,8 @@ class ProgressCallback(pl.Callback):
         self._recent.append((module.seconds, module.images))
         (t0, i0), (t1, i1) = self._recent[0], self._recent[-1]
         values = {f"loss/{k}": float(v.detach()) for k, v in outputs.items() if k != "loss"}
+        truth = batch.rgb.float() / 255
+        values["train/psnr"] = float(psnr_pooled(module.render.rgb.detach().flatten(0, 1), truth.flatten(0, 1)).mean())
         values |= {
             "train/images": float(module.images),
             "train/progress": module.progress,
@@ -87,12 +90,12 @@ class ProgressCallback(pl.Callback):
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=module.images)
         if self._bar is not None:
-            best = trainer.callback_metrics.get("novel_view/psnr")
+            held_out = trainer.callback_metrics.get("novel_view/psnr")
             self._bar.n = round(100 * module.progress, 1)
             self._bar.set_postfix_str(
-                f"loss {values['loss/total']:.4f}, "
-                + (f"PSNR {float(best):.2f}, " if best is not None else "")
-                + f"{values['gaussians/number']:.0f} Gaussians, {module.images} images, "
+                f"loss {values['loss/total']:.4f}, PSNR {values['train/psnr']:.1f} in training crops"
+                + (f", {float(held_out):.2f} held out" if held_out is not None else "")
+                + f", {values['gaussians/number']:.0f} Gaussians, {module.images} images, "
                 f"{values['perf/images_per_second']:.1f} images/s, {values['perf/memory_gib']:.1f} GiB"
             )
 

@@ -7,6 +7,7 @@ import math
 import torch
 
 from r3avatar.avatar import Avatar
+from r3avatar.training.schedules import log_linear
 
 GROUPS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement")
 
@@ -69,7 +70,7 @@ class LearningRates:
     def apply(self, optimizer: torch.optim.Optimizer, progress: float, images: int, batch: int) -> None:
         """Set every group's rate at `progress` (0 to 1) of the budget, after `images` images, for steps of `batch`."""
         u = progress if self.decay_images is None else images / self.decay_images
-        u = min(max(u, 0.0), 1.0)
         step = {"none": 1.0, "sqrt": math.sqrt(batch), "linear": float(batch)}[self.batch_rule]
         for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * step * self.final.get(group["name"], 1.0) ** u
+            start = group["initial_lr"] * step
+            group["lr"] = log_linear(start, start * self.final.get(group["name"], 1.0), u)

@@ -63,7 +63,9 @@ def test_covariances_turn_with_the_body(avatar, body):
 
 def test_a_step_reaches_every_parameter(avatar, body):
     gaussians = avatar(_pose(body, 2), torch.tensor([0.0, 4.5]))
-    (gaussians.means.square().sum() + gaussians.covariances.sum() + gaussians.opacities.sum() + gaussians.sh.sum()).backward()
+    (
+        gaussians.means.square().sum() + gaussians.covariances.sum() + gaussians.opacities.sum() + gaussians.sh.sum()
+    ).backward()
     for name, parameter in avatar.named_parameters():
         if name != "gaussians.sh_rest":  # degree 0 at the start
             assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
@@ -80,7 +82,9 @@ def test_animating_with_one_time_for_all_parts_is_replaying(avatar, body):
 
 def test_animate_with_jumps_is_finite(avatar, body):
     pose, query = _pose(body, 8), _pose(body, 5, seed=3)
-    retrieved = Retriever("smplx", backend="torch", k=1, window=0.5).fit(pose.theta, torch.arange(8.0)).retrieve(query.theta)
+    retrieved = (
+        Retriever("smplx", backend="torch", k=1, window=0.5).fit(pose.theta, torch.arange(8.0)).retrieve(query.theta)
+    )
     assert retrieved.jump.any()
     with torch.no_grad():
         gaussians = avatar.animate(query, retrieved)

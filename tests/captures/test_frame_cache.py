@@ -225,7 +225,7 @@ def test_a_worker_process_reports_what_is_damaged(pair, small, body, tmp_path):
 
 @pytest.mark.parametrize("guarded", [True, False])
 def test_a_script_without_a_guarded_entry_ends_with_a_message(shared_pair, tmp_path, guarded):
-    """Spawned processes import the script again; they must not wait for ever on the lock of the one that waits for them."""
+    """Spawned processes import the script again; they must not wait for ever on their parent's lock."""
     body = f"""
     splits = {{"train": Split(["0", "1"], [0, 1, 2])}}
     capture = DnaRendering({str(shared_pair)!r}, "0012_09", splits=splits, recorded=(0, 3), hand_mean=None, scale=0.5)
