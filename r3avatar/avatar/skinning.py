@@ -112,17 +112,14 @@ class Skinning(nn.Module):
             return self.body.weights[vertex]
         return torch.softmax(self.log_weights[vertex] + logits, -1)
 
-    def forward(
-        self, points: Tensor, frame: PosedFrame, logits: Tensor | None, weights: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, points: Tensor, frame: PosedFrame, logits: Tensor | None) -> tuple[Tensor, Tensor]:
         """Points [F, N, 3] of the big pose to the world [F, N, 3] and their linear maps [F, N, 3, 3].
 
         points: canonical positions plus the decoder's offsets, metres.
-        logits: [N, J] from `logits`; weights: [F, N, J] to use instead of the learned ones.
+        logits: [N, J] from `logits`.
         """
         vertex = self.nearest(points)  # [F, N]
-        if weights is None:
-            weights = self.weights(vertex, logits)
+        weights = self.weights(vertex, logits)
         to_big = (weights @ self.big_transforms[:, :3].flatten(1)).unflatten(-1, (3, 4))  # [F, N, 3, 4]
         to_posed = (weights @ frame.transforms[:, :, :3].flatten(2)).unflatten(-1, (3, 4))
         from_big = inverse(to_big[..., :3])

@@ -78,6 +78,8 @@ def run(config: DictConfig) -> float | None:
         for part in ("checkpoints", "media", "metrics.json", "config.yaml"):
             path = folder / part
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if str(config.trainer.devices) != "1":
+        raise RunError(f"trainer.devices={config.trainer.devices}: one avatar trains on one device; sweeps use several")
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     create_run_folder(folder, config, overrides, reuse=config.resume)
     pl.seed_everything(config.seed, workers=True, verbose=False)
