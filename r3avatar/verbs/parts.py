@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from r3avatar.captures import Capture
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.run import checkpoint_of, open_run
 
+log = logging.getLogger(__name__)
+
 
 def build(config: DictConfig | None, **kwargs):
     """Instantiate a group's member; its null member (an empty file) gives None."""
@@ -23,11 +26,14 @@ def build(config: DictConfig | None, **kwargs):
     return instantiate(config, **kwargs)
 
 
-def choose_device(name: str) -> torch.device:
-    """'auto' is CUDA where there is one; anything else is taken as it is."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+def choose_device(name: str, rasterizer: Rasterizer) -> torch.device:
+    """'auto' is CUDA where there is one and the rasterizer runs there; anything else is taken as it is."""
+    if name != "auto":
+        return torch.device(name)
+    if torch.cuda.is_available() and type(rasterizer).__name__ == "NumbaRasterizer":
+        log.warning("the CPU is used: rasterizer=numba does not run on CUDA; pip install gsplat for the GPU")
+        return torch.device("cpu")
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_avatar(config: DictConfig, body: BodyModel, capture: Capture) -> Avatar:
@@ -69,12 +75,13 @@ def load_run(config: DictConfig) -> Run:
     for group in ("rasterizer", "retrieval"):
         if config.get(group) and "_target_" in config[group]:
             trained[group] = config[group]
-    device = choose_device(config.device)
+    rasterizer = instantiate(trained.rasterizer)
+    device = choose_device(config.device, rasterizer)
     capture, body = instantiate(trained.capture), instantiate(trained.body)
     avatar = build_avatar(trained, body, capture)
     state = torch.load(checkpoint_of(folder, config.checkpoint), map_location="cpu", weights_only=True)["state_dict"]
     avatar.load_state_dict({k.removeprefix("avatar."): v for k, v in state.items() if k.startswith("avatar.")})
     return Run(
-        folder, trained, capture, body, avatar.to(device).eval(), instantiate(trained.rasterizer),
+        folder, trained, capture, body, avatar.to(device).eval(), rasterizer,
         build_retriever(trained.retrieval, body), device,
     )  # fmt: skip

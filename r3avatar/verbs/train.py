@@ -26,7 +26,7 @@ from r3avatar.training.callbacks import (
     peak_memory_gib,
 )
 from r3avatar.training.module import AvatarModule, Budget
-from r3avatar.verbs.parts import build, build_avatar, build_retriever
+from r3avatar.verbs.parts import build, build_avatar, build_retriever, choose_device
 
 log = logging.getLogger(__name__)
 
@@ -100,8 +100,12 @@ def run(config: DictConfig) -> float | None:
     images_per_step = config.batch.frames * config.batch.views
     steps = None if config.budget.images is None else max(1, -(-config.budget.images // images_per_step))
     every = max(1, -(-config.validation.every_images // images_per_step))
+    accelerator = config.trainer.accelerator
+    if accelerator == "auto":
+        accelerator = {"cuda": "gpu"}.get(choose_device("auto", module.rasterizer).type, "cpu")
     trainer: pl.Trainer = instantiate(
         config.trainer,
+        accelerator=accelerator,
         max_steps=steps or -1,
         val_check_interval=every if steps is None else min(every, steps),
         default_root_dir=str(folder),
