@@ -190,7 +190,7 @@ def _task(verb: str):
     """The Hydra task of a verb: expected errors end in one line, unexpected ones in a traceback."""
 
     def task(config):
-        for name in ("pytorch_lightning", "lightning", "faiss.loader", "matplotlib"):
+        for name in ("pytorch_lightning", "pytorch_lightning.utilities.rank_zero", "faiss.loader", "matplotlib"):
             logging.getLogger(name).setLevel(logging.WARNING)
         from hydra.errors import InstantiationException
         from omegaconf.errors import MissingMandatoryValue

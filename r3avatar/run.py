@@ -80,9 +80,10 @@ def create_run_folder(folder: Path, config: DictConfig, overrides: list[str], re
 
 def open_run(run: str) -> tuple[Path, DictConfig]:
     """The folder of a run and its configuration; raises RunError naming what is missing."""
-    folder = Path(run).resolve()
+    folder = Path(os.path.relpath(Path(run).resolve()))  # `latest` by its own name, printed as it is typed
     if not (folder / "config.yaml").is_file():
-        near = sorted(p.parent.name for p in folder.parent.glob("*/config.yaml")) if folder.parent.is_dir() else []
+        found = (p.parent for p in folder.parent.glob("*/config.yaml") if not p.parent.is_symlink())
+        near = sorted(p.name for p in found) if folder.parent.is_dir() else []
         hint = f"; runs there: {', '.join(near)}" if near else "; make one with: r3avatar train experiment=demo"
         raise RunError(f"{run} is not a run folder (it has no config.yaml){hint}")
     config = OmegaConf.load(folder / "config.yaml")

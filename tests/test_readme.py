@@ -60,8 +60,8 @@ def test_make_demo(workplace, tiny_capture):
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     for word in ("novel view", "novel pose", "paper", "standard", "animate_novel_pose.mp4", "next:"):
         assert word in done.stdout, word
-    offered = [line.split("#")[0].split() for line in done.stdout.splitlines() if line.startswith("  r3avatar ")]
-    assert len(offered) == 3
+    offered = done.stdout.split("next:")[1].split("\n\n")[0].strip().splitlines()
+    assert len(offered) == 3 and all("r3avatar " in line for line in offered)
     subprocess.run(["make", "-n", "test", f"STAMP={stamp}"], cwd=place, check=True, capture_output=True)
     assert subprocess.run(["make", "help"], cwd=place, capture_output=True, text=True).stdout.count("make ") >= 6
 

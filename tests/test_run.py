@@ -17,7 +17,7 @@ def test_create_and_open(config, tmp_path):
     folder = tmp_path / "outputs" / "group" / "one"
     create_run_folder(folder, config, ["a=1"], reuse=False)
     opened, stored = open_run(str(tmp_path / "outputs" / "latest"))
-    assert opened == folder.resolve() and stored.b == 1
+    assert opened.resolve() == folder.resolve() and stored.b == 1
     with pytest.raises(RunError, match="overwrite=true"):
         create_run_folder(folder, config, [], reuse=False)
     create_run_folder(folder, config, [], reuse=True)

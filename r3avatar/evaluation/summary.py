@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from pathlib import Path
 
 from r3avatar.evaluation.evaluate import table
+
+
+def _command() -> str:
+    """How this environment's `r3avatar` is called from here."""
+    own = Path(sys.executable).parent / "r3avatar"
+    found = shutil.which("r3avatar")
+    return "r3avatar" if found is not None and Path(found) == own else os.path.relpath(own)
 
 
 def summary(folder: Path) -> str:
@@ -26,9 +35,9 @@ def summary(folder: Path) -> str:
         f"numbers  {folder / 'metrics.json'}",
         "",
         "next:",
-        f"  r3avatar render run={folder} camera=turntable",
-        f"  r3avatar evaluate run={folder} retrieval=none      # what is retrieval worth?",
-        "  r3avatar train experiment=demo codebook=none name=no_codebook      # and the codebook?",
+        f"  {_command()} render run={folder} camera=turntable",
+        f"  {_command()} evaluate run={folder} retrieval=none      # what is retrieval worth?",
+        f"  {_command()} train experiment=no_codebook      # and the codebook?",
         "",
     ]
     return "\n".join(lines)
