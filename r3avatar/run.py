@@ -55,16 +55,17 @@ def write_json(path: Path, value) -> None:
     os.replace(temporary, path)
 
 
-def create_run_folder(folder: Path, config: DictConfig, overrides: list[str], reuse: bool) -> None:
-    """Make `folder` with config.yaml (resolved), overrides, versions and git state; <outputs>/latest points to it.
-
-    Raises RunError if the folder holds a run already and `reuse` is False: nothing is overwritten silently.
-    """
+def check_run_folder(folder: Path, reuse: bool) -> None:
+    """Raise RunError if the folder holds a run already and `reuse` is False: nothing is overwritten silently."""
     if (folder / "config.yaml").exists() and not reuse:
         raise RunError(
             f"{folder} holds a run already; choose another with name=NAME, go on with it with resume=true, "
             "or replace it with overwrite=true"
         )
+
+
+def create_run_folder(folder: Path, config: DictConfig, overrides: list[str]) -> None:
+    """Make `folder` with config.yaml (resolved), overrides, versions and git state; <outputs>/latest points to it."""
     for sub in ("checkpoints", "media", "logs"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))

@@ -1,6 +1,10 @@
 """Synthesize, train, evaluate, render, animate: the whole path on a tiny capture, through the command line."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
 
 import av
 import cv2
@@ -78,6 +82,24 @@ def test_resume_goes_on_after_densification(workplace, tiny_capture):
     metrics = json.loads((folder / "metrics.json").read_text())
     assert metrics["train"]["images"] == 16
     assert metrics["novel_view"] is None and "r3avatar evaluate" in metrics["notes"]["novel_view"]
+
+
+def test_interrupting_keeps_what_was_learned(workplace, tiny_capture):
+    log = workplace.folder / "interrupted.log"
+    command = [sys.executable, "-m", "r3avatar.cli", "train", "experiment=demo", "name=interrupted", *tiny_capture,
+               "batch.views=2", "budget.images=100000", "media=false"]  # fmt: skip
+    with log.open("w") as output, subprocess.Popen(
+        command, cwd=workplace.folder, env=workplace.environment, stdout=output, stderr=output
+    ) as process:
+        for _ in range(600):
+            if "images/s" in log.read_text():
+                break
+            time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        process.wait(60)
+    assert "resume=true" in log.read_text()
+    state = torch.load(workplace.folder / "outputs/interrupted/checkpoints/last.ckpt", weights_only=True)
+    assert state["progress"]["images"] >= 40
 
 
 def test_evaluate_again_without_retrieval(workplace, tiny_run):

@@ -5,7 +5,16 @@ import json
 import pytest
 from omegaconf import OmegaConf
 
-from r3avatar.run import RunError, checkpoint_of, create_run_folder, git_state, open_run, update_metrics, versions
+from r3avatar.run import (
+    RunError,
+    check_run_folder,
+    checkpoint_of,
+    create_run_folder,
+    git_state,
+    open_run,
+    update_metrics,
+    versions,
+)
 
 
 @pytest.fixture
@@ -15,18 +24,18 @@ def config(tmp_path):
 
 def test_create_and_open(config, tmp_path):
     folder = tmp_path / "outputs" / "group" / "one"
-    create_run_folder(folder, config, ["a=1"], reuse=False)
+    create_run_folder(folder, config, ["a=1"])
     opened, stored = open_run(str(tmp_path / "outputs" / "latest"))
     assert opened.resolve() == folder.resolve() and stored.b == 1
     with pytest.raises(RunError, match="overwrite=true"):
-        create_run_folder(folder, config, [], reuse=False)
-    create_run_folder(folder, config, [], reuse=True)
+        check_run_folder(folder, reuse=False)
+    check_run_folder(folder, reuse=True)
     with pytest.raises(RunError, match="has not been trained yet"):
         checkpoint_of(folder, "last")
 
 
 def test_opening_something_else_names_the_runs_nearby(config, tmp_path):
-    create_run_folder(tmp_path / "outputs" / "one", config, [], reuse=False)
+    create_run_folder(tmp_path / "outputs" / "one", config, [])
     with pytest.raises(RunError, match="runs there: one"):
         open_run(str(tmp_path / "outputs" / "two"))
     with pytest.raises(RunError, match="experiment=demo"):

@@ -129,6 +129,11 @@ class CheckpointCallback(pl.Callback):
         if module.images != self._saved_at:
             self._save(trainer, module)
 
+    def on_exception(self, trainer, module: AvatarModule, exception: BaseException) -> None:
+        if isinstance(exception, KeyboardInterrupt) and module.images != self._saved_at:
+            self._save(trainer, module)
+            log.warning("stopped at %d images; resume=true and the same overrides go on from there", module.images)
+
     def _save(self, trainer, module: AvatarModule) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self._saved_at = module.images

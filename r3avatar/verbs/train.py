@@ -17,7 +17,7 @@ from r3avatar.body import BodyModel
 from r3avatar.captures import Capture, CaptureDataModule
 from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
 from r3avatar.rasterizer.projection import scene_extent
-from r3avatar.run import RunError, create_run_folder, update_metrics
+from r3avatar.run import RunError, check_run_folder, create_run_folder, update_metrics
 from r3avatar.training.callbacks import (
     CheckpointCallback,
     DensityCallback,
@@ -74,19 +74,23 @@ def run(config: DictConfig) -> float | None:
     folder = run_folder(config)
     if config.overwrite and config.resume:
         raise RunError("overwrite=true and resume=true exclude each other")
-    if config.overwrite and (folder / "config.yaml").exists():
-        for part in ("checkpoints", "media", "metrics.json", "config.yaml"):
-            path = folder / part
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     if str(config.trainer.devices) != "1":
         raise RunError(f"trainer.devices={config.trainer.devices}: one avatar trains on one device; sweeps use several")
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    create_run_folder(folder, config, overrides, reuse=config.resume)
+    check_run_folder(folder, reuse=config.resume or config.overwrite)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     capture, body = instantiate(config.capture), instantiate(config.body)
     data, module = build_data(config, capture, body), build_module(config, capture, body)
     density = build(config.density)
+    data.prepare_data()
+
+    # What the configuration or the data lack has been found by now: a run that cannot start leaves no folder behind.
+    if config.overwrite:
+        for part in ("checkpoints", "media", "metrics.json"):
+            path = folder / part
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+    create_run_folder(folder, config, overrides)
     callbacks = [ProgressCallback(config.trainer_log_every), CheckpointCallback(str(folder / "checkpoints"))]
     if density is not None:
         camera = capture.cameras[capture.camera_index(capture.split("train").cameras[0])]
@@ -114,12 +118,9 @@ def run(config: DictConfig) -> float | None:
     )
     last = folder / "checkpoints" / "last.ckpt"
     try:
-        trainer.fit(module, data, ckpt_path=str(last) if config.resume and last.exists() else None)
+        trainer.fit(module, data, ckpt_path=str(last) if config.resume and last.exists() else None, weights_only=True)
     finally:
         _finish(logger)
-    if trainer.interrupted:
-        raise RunError(f"interrupted; go on with: r3avatar train name={config.name} resume=true and the same overrides")
-
     metrics = update_metrics(
         folder,
         train={
