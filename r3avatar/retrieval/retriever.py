@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -12,7 +14,7 @@ from r3avatar.retrieval.retrieved import Retrieved
 from r3avatar.retrieval.smoothing import greedy
 
 
-class _Retriever:
+class _Retriever(ABC):
     """What both retrievers share: the recorded poses and the checks on them."""
 
     def __init__(self, kind: str, backend: str):
@@ -22,8 +24,9 @@ class _Retriever:
         self.times: Tensor | None = None  # [T] recorded frames that can be retrieved
         self._indices: list[PartIndex] = []
 
+    @abstractmethod
     def _parts(self) -> tuple[tuple[int, ...], ...]:
-        raise NotImplementedError
+        """Joints of each group that is searched on its own."""
 
     def fit(self, theta: Tensor, times: Tensor, bank: Tensor | None = None):
         """Take the recorded sequence; returns self.
