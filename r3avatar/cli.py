@@ -168,6 +168,21 @@ def check(verb: str, arguments: list[str]):
             raise UsageError(" ".join(str(cause).split())) from error
 
 
+def require(config) -> None:
+    """Raise UsageError for mandatory keys (`???`) that nobody has set, all of them at once."""
+
+    def is_missing(key: str) -> bool:
+        *parents, leaf = key.split(".")
+        node = config
+        for parent in parents:
+            node = node._get_node(parent)
+        return node._get_node(leaf)._value() == "???"  # the key itself, not what it may refer to
+
+    missing = sorted(key for key in _flatten(config) if is_missing(key))
+    if missing:
+        raise UsageError(f"set {' '.join(f'{key}=...' for key in missing)}")
+
+
 def _is_open(config, key: str) -> bool:
     """Whether a key holds a free-form dictionary (an empty one in the file)."""
     from omegaconf import DictConfig, OmegaConf
@@ -235,6 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:
         config = check(verb, rest)
+        require(config)
         if "run" in config:
             from r3avatar.run import open_run
 

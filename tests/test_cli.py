@@ -72,6 +72,16 @@ def test_unknown_verb_and_missing_run_end_with_a_message(capsys, tmp_path):
     assert stop.value.code == 2 and "is not a run folder" in capsys.readouterr().err
 
 
+def test_mandatory_keys_are_asked_for_together(capsys):
+    for arguments, keys in {
+        ("train", "capture=dna_rendering", "body=smplx"): "body.path=... capture.root=... capture.subject=...",
+        ("evaluate",): "set run=...",
+    }.items():
+        with pytest.raises(SystemExit) as stop:
+            main(list(arguments))
+        assert stop.value.code == 2 and keys in capsys.readouterr().err
+
+
 def test_doctor_runs_and_needs_nothing_more():
     done = subprocess.run([sys.executable, "-m", "r3avatar.cli", "doctor"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
