@@ -88,15 +88,20 @@ def test_interrupting_keeps_what_was_learned(workplace, tiny_capture):
     log = workplace.folder / "interrupted.log"
     command = [sys.executable, "-m", "r3avatar.cli", "train", "experiment=demo", "name=interrupted", *tiny_capture,
                "batch.views=2", "budget.images=100000", "media=false"]  # fmt: skip
-    with log.open("w") as output, subprocess.Popen(
-        command, cwd=workplace.folder, env=workplace.environment, stdout=output, stderr=output
-    ) as process:
-        for _ in range(600):
-            if "images/s" in log.read_text():
-                break
-            time.sleep(0.1)
-        process.send_signal(signal.SIGINT)
-        process.wait(60)
+    with log.open("w") as output:
+        process = subprocess.Popen(
+            command, cwd=workplace.folder, env=workplace.environment, stdout=output, stderr=output,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
+        )  # fmt: skip
+        try:
+            for _ in range(600):
+                if "images/s" in log.read_text() or process.poll() is not None:
+                    break
+                time.sleep(0.1)
+            process.send_signal(signal.SIGINT)
+            process.wait(60)
+        finally:
+            process.kill()
     assert "resume=true" in log.read_text()
     state = torch.load(workplace.folder / "outputs/interrupted/checkpoints/last.ckpt", weights_only=True)
     assert state["progress"]["images"] >= 40
