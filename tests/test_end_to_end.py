@@ -108,8 +108,15 @@ def test_interrupting_keeps_what_was_learned(workplace, tiny_capture):
 
 
 def test_evaluate_again_without_retrieval(workplace, tiny_run):
+    before = (tiny_run / "metrics.json").read_bytes()
     text = workplace("evaluate", "run=outputs/tiny", "retrieval=none", "media=false")
     assert "novel pose" in text and "paper" in text
+    assert (tiny_run / "metrics.json").read_bytes() == before, "another evaluation must not replace the run's own"
+    other = json.loads((tiny_run / "evaluations" / "retrieval-none" / "metrics.json").read_text())
+    assert other["novel_view"] == json.loads(before)["novel_view"]
+    workplace("evaluate", "run=outputs/tiny", "media=false")
+    assert [p.name for p in (tiny_run / "evaluations").iterdir()] == ["retrieval-none"]
+    assert json.loads((tiny_run / "metrics.json").read_text()) == json.loads(before)
 
 
 def test_render(workplace, tiny_run):

@@ -1,5 +1,8 @@
 """`r3avatar evaluate`: measure a run."""
 
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from r3avatar.evaluation.evaluate import evaluate, table
@@ -8,14 +11,31 @@ from r3avatar.verbs.parts import build, load_run
 from r3avatar.verbs.train import build_data
 
 
+def results_folder(folder: Path, config: DictConfig) -> Path:
+    """The run folder for an evaluation of the run as trained; evaluations/<what differs> below it for any other.
+
+    So what the run's own metrics.json says stays true of the run.
+    """
+    choices = HydraConfig.get().runtime.choices
+    differs = [f"{group}-{choices[group]}" for group in ("retrieval", "rasterizer") if choices.get(group)]
+    if config.checkpoint != "last":
+        differs.append(f"checkpoint-{config.checkpoint}")
+    target = folder / "evaluations" / "_".join(differs) if differs else folder
+    target.mkdir(parents=True, exist_ok=True)
+    return target
+
+
 def run(config: DictConfig) -> dict:
-    """Evaluate the splits that the configuration names, print the table, update metrics.json."""
+    """Evaluate the splits that the configuration names, print the table, write metrics.json (see `results_folder`)."""
     trained = load_run(config)
     data = build_data(trained.config, trained.capture, trained.body)
+    folder = results_folder(trained.folder, config)
     sections = evaluate(
         trained.avatar, trained.capture, trained.rasterizer, trained.retriever, data.eval_dataloader,
-        trained.folder, config.splits, build(config.lpips), config.media,
+        folder, config.splits, build(config.lpips), config.media,
     )  # fmt: skip
-    metrics = update_metrics(trained.folder, **sections)
-    print(f"\n{table(metrics)}\n\nnumbers: {trained.folder / 'metrics.json'}\npictures: {trained.folder / 'media'}")
+    metrics = update_metrics(folder, **sections)
+    print(f"\n{table(metrics)}\n\nnumbers: {folder / 'metrics.json'}")
+    if config.media:
+        print(f"pictures: {folder / 'media'}")
     return metrics
