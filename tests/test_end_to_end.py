@@ -84,6 +84,16 @@ def test_resume_goes_on_after_densification(workplace, tiny_capture):
     assert metrics["novel_view"] is None and "r3avatar evaluate" in metrics["notes"]["novel_view"]
 
 
+def test_minutes_bound_a_run(workplace, tiny_capture):
+    workplace("train", "experiment=demo", "name=minutes", *tiny_capture, "batch.views=2", "budget.images=100000",
+              "budget.minutes=0.05", "media=false", "evaluate=false")  # fmt: skip
+    folder = workplace.folder / "outputs" / "minutes"
+    train = json.loads((folder / "metrics.json").read_text())["train"]
+    assert 0 < train["images"] < 100000 and train["seconds"] >= 3
+    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["progress"]["images"] == train["images"], "the last checkpoint is the end of the run"
+
+
 def test_interrupting_keeps_what_was_learned(workplace, tiny_capture):
     log = workplace.folder / "interrupted.log"
     command = [sys.executable, "-m", "r3avatar.cli", "train", "experiment=demo", "name=interrupted", *tiny_capture,
