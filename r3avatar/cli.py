@@ -83,12 +83,11 @@ def verb_help(verb: str) -> str:
         text = resources.files("r3avatar.configs").joinpath(f"{verb}.yaml").read_text()
         lines += ["", "groups (GROUP=MEMBER)"]
         lines += [f"  {g:16} {', '.join(m)}" for g, m in groups().items() if f" {g}:" in text]
-        keys = text[text.index("\nhydra:") if "\nhydra:" in text and text.index("\nhydra:") < 0 else 0 :]
         lines += [
             "",
             f"keys (configs/{verb}.yaml; every one, and every key of a group's member, can be set by key=value)",
         ]
-        lines += ["  " + line for line in keys.split("\nhydra:")[0].splitlines()]
+        lines += ["  " + line for line in text.split("\nhydra:")[0].splitlines()]
         lines += [
             "",
             "-m or --multirun runs every combination of comma-separated values; --cfg job prints the configuration.",

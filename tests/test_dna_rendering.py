@@ -41,7 +41,6 @@ def _command(bodies, tiny_capture):
 
 
 def test_the_published_loss_needs_an_extra_and_says_so(workplace, bodies, tiny_capture):
-    pytest.importorskip("r3avatar")
     try:
         import lpips  # noqa: F401
     except ModuleNotFoundError:

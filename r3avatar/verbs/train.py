@@ -81,7 +81,7 @@ def run(config: DictConfig) -> float | None:
 
     capture, body = instantiate(config.capture), instantiate(config.body)
     data, module = build_data(config, capture, body), build_module(config, capture, body)
-    density = build(config.density)
+    density = instantiate(config.density)
     data.prepare_data()
 
     # What the configuration or the data lack has been found by now: a run that cannot start leaves no folder behind.
@@ -91,10 +91,12 @@ def run(config: DictConfig) -> float | None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     create_run_folder(folder, config, overrides)
-    callbacks = [ProgressCallback(config.trainer_log_every), CheckpointCallback(str(folder / "checkpoints"))]
-    if density is not None:
-        camera = capture.cameras[capture.camera_index(capture.split("train").cameras[0])]
-        callbacks.insert(0, DensityCallback(density, camera.width, camera.height))
+    camera = capture.cameras[capture.camera_index(capture.split("train").cameras[0])]
+    callbacks = [
+        DensityCallback(density, camera.width, camera.height),
+        ProgressCallback(config.trainer_log_every),
+        CheckpointCallback(str(folder / "checkpoints")),
+    ]
     if config.media:
         callbacks.append(MediaCallback(str(folder / "media" / "training")))
     logger = build(config.logger, save_dir=str(folder / "logs"))
