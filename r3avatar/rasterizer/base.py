@@ -23,6 +23,18 @@ class Rasterizer(abc.ABC):
         antialiased: dim each Gaussian by what the low-pass filter widened it (Mip-Splatting, Yu et al. 2024, eq. 9).
     """
 
+    capturable = False
+    """Whether a call can be recorded as a CUDA graph: it neither synchronises nor decides anything on the host."""
+    generation = 0
+    """Changes where a recorded call would no longer do: buffers of another size, say."""
+
+    def check_capacity(self) -> bool:
+        """Whether buffers of a fixed size had to grow for what was rendered lately; it synchronises. Never by default.
+
+        For loops of recorded calls, now and then: a call that is not recorded looks after itself.
+        """
+        return False
+
     def __init__(self, *, eps2d: float = 0.3, near: float = 0.01, antialiased: bool = False):
         if eps2d < 0 or near <= 0:
             raise ValueError(f"eps2d must be at least 0 and near above 0, not eps2d={eps2d}, near={near}")

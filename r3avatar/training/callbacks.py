@@ -13,10 +13,12 @@ import pytorch_lightning as pl
 import torch
 from tqdm import tqdm
 
+from r3avatar.avatar import Attributes
 from r3avatar.evaluation.media import error_map, strip, write_image
 from r3avatar.evaluation.metrics import psnr_pooled
 from r3avatar.training.density import DensityControl, NoDensityControl, apply_edit
 from r3avatar.training.module import AvatarModule
+from r3avatar.types import Batch, RenderOutput
 
 log = logging.getLogger(__name__)
 
@@ -36,17 +38,27 @@ class DensityCallback(pl.Callback):
         """width, height: pixels of the training cameras' whole frames; gradients are measured in their NDC units."""
         self.density, self.width, self.height = density, width, height
 
-    def on_before_optimizer_step(self, trainer, module: AvatarModule, optimizer) -> None:
-        if self.density.collecting(module.images) and module.render is not None and module.attributes is not None:
-            self.density.observe(module.render, module.attributes, self.width, self.height)
+    def on_train_start(self, trainer, module: AvatarModule) -> None:
+        module.observer = self
 
-    def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
+    def collecting(self, images: int) -> bool:
+        """`Observer`: until the density control stops."""
+        return self.density.collecting(images)
+
+    def accumulate(self, render: RenderOutput, attributes: Attributes) -> None:
+        """`Observer`: for the statistics; see `DensityStatistics.accumulate`."""
+        self.density.accumulate(render, attributes, self.width, self.height)
+
+    def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch: Batch, batch_idx) -> None:
+        if self.density.collecting(module.images):
+            self.density.advance(batch.rgb.shape[0])
         if not self.density.due(module.images):
             return
         canonical = module.avatar.gaussians
         edit = self.density.step(canonical, module.images, module.extent)
         if edit is not None:
             apply_edit(module.optimizers().optimizer, canonical, edit)
+        module.rasterizer.check_capacity()
 
     def state_dict(self) -> dict:
         return self.density.state_dict()
@@ -73,11 +85,12 @@ class ProgressCallback(pl.Callback):
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every and module.progress < 1:
             return
+        module.rasterizer.check_capacity()
         self._recent.append((module.seconds, module.images))
         (t0, i0), (t1, i1) = self._recent[0], self._recent[-1]
         values = {f"loss/{k}": float(v.detach()) for k, v in outputs.items() if k != "loss"}
         truth = batch.rgb.float() / 255
-        values["train/psnr"] = float(psnr_pooled(module.render.rgb.detach().flatten(0, 1), truth.flatten(0, 1)).mean())
+        values["train/psnr"] = float(psnr_pooled(module.render.rgb.flatten(0, 1), truth.flatten(0, 1)).mean())
         values |= {
             "train/images": float(module.images),
             "train/progress": module.progress,
@@ -85,8 +98,7 @@ class ProgressCallback(pl.Callback):
             "perf/images_per_second": (i1 - i0) / max(t1 - t0, 1e-9),
             "perf/memory_gib": peak_memory_gib(),
         }
-        for group in module.optimizers().optimizer.param_groups:
-            values[f"train/lr_{group['name']}"] = group["lr"]
+        values |= {f"train/lr_{name}": rate for name, rate in module.learning_rates.current.items()}
         if trainer.logger is not None:
             trainer.logger.log_metrics(values, step=module.images)
         if self._bar is not None:

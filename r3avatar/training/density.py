@@ -158,6 +158,14 @@ class DensityControl:
         """Take in one step, after its backward pass; see `DensityStatistics.observe`."""
         self.statistics.observe(render, attributes, width, height)
 
+    def accumulate(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
+        """What of `observe` a CUDA graph may hold; see `DensityStatistics.accumulate`."""
+        self.statistics.accumulate(render, attributes, width, height)
+
+    def advance(self, frames: int) -> None:
+        """The rest of `observe`; see `DensityStatistics.advance`."""
+        self.statistics.advance(frames)
+
     def step(
         self, module: nn.Module, images: int, extent: float, generator: torch.Generator | None = None
     ) -> DensityEdit | None:

@@ -27,9 +27,18 @@ class DensityStatistics:
         self.last: dict[str, Tensor] = {}  # the last frame's opacity_logits, scales, quaternions
         self.history: list[dict] = []  # closed intervals, newest first: frames and the window's three tensors
 
-    @torch.no_grad()
     def observe(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
-        """Take in a step of F frames x V views.
+        """Take in a step of F frames x V views: `accumulate` and `advance`."""
+        self.accumulate(render, attributes, width, height)
+        self.advance(render.radii.shape[0])
+
+    def advance(self, frames: int) -> None:
+        """Count the frames of a step that was accumulated: of every replay, where a CUDA graph accumulates."""
+        self.frames += frames
+
+    @torch.no_grad()
+    def accumulate(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
+        """The part of `observe` that computes on the device: in place, so that a CUDA graph can hold it.
 
         The norm of a Gaussian's screen-space gradient counts in normalised device coordinates, so that the threshold
         does not depend on the resolution: the pixel gradient times (width / 2, height / 2); and times F V, since the
@@ -54,21 +63,21 @@ class DensityStatistics:
         if s["gradient_sum"].device != gradient.device:  # loaded from a checkpoint
             self.history = [_copied(h, gradient.device) for h in self.history]
             s = self.interval = _copied(s, gradient.device)
+            self.last = {}
         visible = render.radii > 0  # [F, V, N]
         norm = F * V * torch.hypot(gradient[..., 0] * (width / 2), gradient[..., 1] * (height / 2))
         s["gradient_sum"] += torch.where(visible, norm, 0).sum(dim=(0, 1))
         s["gradient_count"] += visible.sum(dim=(0, 1))
-        s["radii"] = torch.maximum(s["radii"], render.radii.amax(dim=(0, 1)).to(s["radii"]))
+        torch.maximum(s["radii"], render.radii.amax(dim=(0, 1)).to(s["radii"]), out=s["radii"])
         logits, scales = attributes.opacity_logit, attributes.scale
-        s["opacity_logits"] = torch.maximum(s["opacity_logits"], logits.amax(dim=0))
+        torch.maximum(s["opacity_logits"], logits.amax(dim=0), out=s["opacity_logits"])
         s["log_scale_sum"] += scales.clamp_min(_SMALLEST_SCALE).log().sum(dim=0)
         s["frame_count"] += F
-        self.frames += F
-        self.last = {
-            "opacity_logits": logits[-1].detach().clone(),
-            "scales": scales[-1].detach().clone(),
-            "quaternions": attributes.rotation[-1].detach().clone(),
-        }
+        last = {"opacity_logits": logits[-1], "scales": scales[-1], "quaternions": attributes.rotation[-1]}
+        if not self.last:
+            self.last = {name: torch.empty_like(value) for name, value in last.items()}
+        for name, value in last.items():
+            self.last[name].copy_(value)
 
     def all_reduce(self) -> None:
         """Combine the ranks' statistics in place (sums, maxima, rank 0's last frame): on every rank, before an edit."""
@@ -105,7 +114,7 @@ class DensityStatistics:
         New Gaussians inherit the window of those they came from: they lie next to them, and the decoder is smooth.
         """
         names = ("opacity_logits", "log_scale_sum", "frame_count")
-        self.history.insert(0, {"frames": self.frames, **{name: self.interval[name] for name in names}})
+        self.history.insert(0, {"frames": self.frames, **{name: self.interval[name].clone() for name in names}})
         while len(self.history) > 1 and sum(h["frames"] for h in self.history[:-1]) >= self.window_frames:
             self.history.pop()
         N, device = len(self.interval["radii"]), self.interval["radii"].device
@@ -113,17 +122,20 @@ class DensityStatistics:
             rows = torch.cat([edit.keep, edit.parents])
             for h in self.history:
                 h.update({name: h[name][rows] for name in names})
-            N = len(rows)
-        self.interval, self.frames, self.last = self._empty(N, device), 0, {}
+            self.interval, self.last = self._empty(len(rows), device), {}
+        else:  # in place: a CUDA graph goes on writing here
+            for name, value in self._empty(N, device).items():
+                self.interval[name].copy_(value)
+        self.frames = 0
 
     def state_dict(self) -> dict:
         """Plain containers of tensors (copies) and numbers."""
         history = [_copied(h) for h in self.history]
-        return {"interval": _copied(self.interval), "frames": self.frames, "last": dict(self.last), "history": history}
+        return {"interval": _copied(self.interval), "frames": self.frames, "last": _copied(self.last), "history": history}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state_dict` was taken; tensors move to the next step's device."""
-        self.interval, self.frames, self.last = _copied(state["interval"]), state["frames"], dict(state["last"])
+        self.interval, self.frames, self.last = _copied(state["interval"]), state["frames"], _copied(state["last"])
         self.history = [_copied(h) for h in state["history"]]
 
     @staticmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Protocol
 
 import pytorch_lightning as pl
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from r3avatar.avatar import Attributes, Avatar
 from r3avatar.evaluation.metrics import psnr
 from r3avatar.rasterizer import Rasterizer
-from r3avatar.training.optimizer import LearningRates
+from r3avatar.training.optimizer import LearningRates, place_rates
+from r3avatar.training.step_graph import StepGraph
 from r3avatar.types import Batch, RenderOutput
 
 
@@ -34,8 +36,23 @@ class Budget:
         return min(1.0, max(by_images, by_time))
 
 
+class Observer(Protocol):
+    """Who looks at every step's gradients, before they are used."""
+
+    def collecting(self, images: int) -> bool:
+        """Whether it still looks after so many images."""
+        ...
+
+    def accumulate(self, render: RenderOutput, attributes: Attributes) -> None:
+        """Take in a step after its backward pass; on CUDA part of a graph: in place, without synchronisation."""
+        ...
+
+
 class AvatarModule(pl.LightningModule):
-    """Trains an `Avatar`. Images seen, not steps, drive every schedule."""
+    """Trains an `Avatar`. Images seen, not steps, drive every schedule.
+
+    A step is one function of its batch: forward, backward, statistics, update. On CUDA it is recorded as a graph.
+    """
 
     def __init__(
         self,
@@ -47,15 +64,24 @@ class AvatarModule(pl.LightningModule):
         budget: Budget,
         extent: float,
         sh_degree_every: int = 1000,
+        cuda_graph: bool | None = None,
     ):
-        """extent: radius of the training cameras, metres. sh_degree_every: images between two growths of the degree."""
+        """
+        Args:
+            extent: radius of the training cameras, metres.
+            sh_degree_every: images between two growths of the harmonics' degree.
+            cuda_graph: record steps as CUDA graphs; None: on CUDA, if the rasterizer can be recorded.
+        """
         super().__init__()
+        # Lightning's own order of a step would launch its kernels one by one.
+        self.automatic_optimization = False
         self.avatar, self.rasterizer, self.loss = avatar, rasterizer, loss
         self.make_optimizer, self.learning_rates, self.budget = optimizer, learning_rates, budget
-        self.extent, self.sh_degree_every = extent, sh_degree_every
+        self.extent, self.sh_degree_every, self.cuda_graph = extent, sh_degree_every, cuda_graph
         self.images, self.seconds = 0, 0.0  # seen, and spent in training so far, checkpoints included
-        self.render: RenderOutput | None = None  # of the step under way, for the density control
-        self.attributes: Attributes | None = None
+        self.render: RenderOutput | None = None  # of the latest step
+        self.observer: Observer | None = None  # the density control's callback
+        self._graph: StepGraph | None = None
         self._clock = time.monotonic()
 
     @property
@@ -64,6 +90,15 @@ class AvatarModule(pl.LightningModule):
         return self.budget.progress(self.images, self.seconds)
 
     def on_train_start(self) -> None:
+        optimizer = self.optimizers().optimizer
+        place_rates(optimizer, self.device)
+        can = self.device.type == "cuda" and self.rasterizer.capturable
+        if self.cuda_graph and not can:
+            raise ValueError(
+                f"cuda_graph=true needs CUDA and a rasterizer that can be recorded (rasterizer=triton), not "
+                f"{self.rasterizer} on {self.device}; set cuda_graph=null"
+            )
+        self._graph = StepGraph() if can and self.cuda_graph is not False else None
         self._clock = time.monotonic()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -73,13 +108,48 @@ class AvatarModule(pl.LightningModule):
         canonical.active_sh_degree = min(canonical.max_sh_degree, self.images // self.sh_degree_every)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        self.attributes = self.avatar.record(batch.time)
-        self.render = self.rasterizer(self.avatar.reconstruct(self.attributes, batch.pose), batch.cameras)
-        terms = self.loss(self.render, batch)
         self.images += batch.rgb.shape[0] * batch.rgb.shape[1]
+        wrapped = self.optimizers()
+        observe = self.observer is not None and self.observer.collecting(self.images)
+        terms: dict[str, Tensor] = {}
+
+        def step() -> None:
+            def function(batch: Batch) -> dict[str, Tensor]:
+                return self._step(batch, wrapped.optimizer, observe)
+
+            if self._graph is None:
+                terms.update(function(batch))
+            else:
+                kind = self.avatar.gaussians.active_sh_degree, observe
+                terms.update(self._graph.run(function, batch, kind, self._addresses(wrapped.optimizer)))
+            # The update is part of the step; without gradients Lightning's optimizer has only to count it.
+            wrapped.optimizer.zero_grad(set_to_none=True)
+
+        wrapped.step(closure=step)
         return {**terms, "loss": terms["total"]}
 
+    def _step(self, batch: Batch, optimizer: torch.optim.Optimizer, observe: bool) -> dict[str, Tensor]:
+        """Forward, backward, statistics, update; nothing in it waits for the device."""
+        self.render = None  # with the graph of the step before
+        attributes = self.avatar.record(batch.time)
+        render = self.rasterizer(self.avatar.reconstruct(attributes, batch.pose), batch.cameras)
+        terms = self.loss(render, batch)
+        terms["total"].backward()
+        if observe:
+            assert self.observer is not None
+            self.observer.accumulate(render, attributes)
+        optimizer.step()
+        self.render = RenderOutput(render.rgb.detach(), render.alpha.detach(), render.radii, render.means2d.detach())
+        return {name: value.detach() for name, value in terms.items()}
+
+    def _addresses(self, optimizer: torch.optim.Optimizer) -> tuple:
+        """Where a recorded step would read and write: changes where a recording is void."""
+        parameters = tuple(p.data_ptr() for group in optimizer.param_groups for p in group["params"])
+        return (*parameters, len(self.avatar.gaussians), self.rasterizer.generation)
+
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
+        if self.budget.progress(self.images, self.seconds) >= 1 and self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # what is still under way is training time
         now = time.monotonic()
         self.seconds, self._clock = self.seconds + now - self._clock, now
         if self.progress >= 1:

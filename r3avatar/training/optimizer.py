@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
 
 from r3avatar.avatar import Avatar
 from r3avatar.training.schedules import log_linear
@@ -50,6 +51,18 @@ def make_optimizer(
     return torch.optim.Adam(groups, eps=eps, fused=True)
 
 
+def place_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
+    """Make Adam's rates what its device wants, after a checkpoint was loaded too.
+
+    On CUDA tensors there, so that a recorded step follows the schedule; elsewhere numbers.
+    """
+    cuda = device.type == "cuda"
+    for group in optimizer.param_groups:
+        rate = float(group["lr"])
+        group["lr"] = torch.tensor(rate, device=device) if cuda else rate
+        group["capturable"] = cuda
+
+
 class LearningRates:
     """Learning rates over a run: log-linear from each group's start to `final` times it.
 
@@ -66,6 +79,7 @@ class LearningRates:
         if batch_rule not in ("none", "sqrt", "linear"):
             raise ValueError(f"batch_rule '{batch_rule}' is none of none, sqrt, linear")
         self.final, self.decay_images, self.batch_rule = dict(final), decay_images, batch_rule
+        self.current: dict[str, float] = {}  # as last applied
 
     def apply(self, optimizer: torch.optim.Optimizer, progress: float, images: int, batch: int) -> None:
         """Set every group's rate at `progress` (0 to 1) of the budget, after `images` images, for steps of `batch`."""
@@ -73,4 +87,9 @@ class LearningRates:
         step = {"none": 1.0, "sqrt": math.sqrt(batch), "linear": float(batch)}[self.batch_rule]
         for group in optimizer.param_groups:
             start = group["initial_lr"] * step
-            group["lr"] = log_linear(start, start * self.final.get(group["name"], 1.0), u)
+            rate = log_linear(start, start * self.final.get(group["name"], 1.0), u)
+            self.current[group["name"]] = rate
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(rate)
+            else:
+                group["lr"] = rate

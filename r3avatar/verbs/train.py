@@ -66,6 +66,7 @@ def build_module(config: DictConfig, capture: Capture, body: BodyModel) -> Avata
         Budget(config.budget.images, config.budget.minutes),
         float(scene_extent(centres)),
         config.sh_degree_every,
+        config.cuda_graph,
     )
 
 
