@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..types import Cameras, RenderOutput
+from . import gsplat_build
 from .base import Rasterizer
 from .projection import symmetric_matrix
 
@@ -13,13 +14,15 @@ from .projection import symmetric_matrix
 class GsplatRasterizer(Rasterizer):
     """Rasterizer for CUDA devices, float32, on gsplat 1.5; colour and alpha of all frames and views in one pass.
 
-    gsplat builds its kernels at the first call (minutes; TORCH_CUDA_ARCH_LIST shortens it) unless a wheel brought them.
+    gsplat builds its kernels at the first call (minutes; TORCH_CUDA_ARCH_LIST shortens it) unless a wheel brought them;
+    `gsplat_build` announces it, and a machine that cannot build them is refused at construction.
 
     Args:
         eps2d, near, antialiased: see `Rasterizer`.
 
     Raises:
-        RuntimeError: no CUDA device, or gsplat is missing or too old; the message names the fix.
+        RuntimeError: no CUDA device, gsplat is missing or too old, or its kernels cannot be built; the message names
+            the fix.
     """
 
     def __init__(self, **options):
@@ -39,7 +42,8 @@ class GsplatRasterizer(Rasterizer):
                 f"rasterizer=gsplat is written for gsplat 1.5.3 and later 1.5, found {gsplat.__version__}; "
                 "`pip install 'gsplat>=1.5.3,<1.6'`"
             )
-        self._rasterization = gsplat.rasterization
+        gsplat_build.require_tools()
+        self._rasterization, self._loaded = gsplat.rasterization, False
 
     def _rasterize(
         self,
@@ -58,6 +62,9 @@ class GsplatRasterizer(Rasterizer):
             H, W = cameras.height, cameras.width
             rgb = background.expand(F, V, H, W, 3).clone()
             return RenderOutput(rgb, rgb.new_zeros(F, V, H, W), rgb.new_zeros(F, V, 0), means.new_zeros(F, V, 0, 2))
+        if not self._loaded:
+            gsplat_build.load_kernels()
+            self._loaded = True
         rgb, alpha, meta = self._rasterization(
             means=means,
             quats=None,  # the covariances stand for them

@@ -49,8 +49,9 @@ def rows() -> list[tuple[str, str, str, str]]:
             else "no CUDA device: training runs on the CPU"
         )
         add("CUDA", cuda, found, "install a CUDA build of torch (https://pytorch.org/get-started)")
-        broken = _importable("gsplat")
-        add("gsplat (rasterizer on CUDA)", broken is None, _version("gsplat") or str(broken), "pip install -e '.[gpu]'")
+        broken = _importable("triton")
+        add("triton (kernels on CUDA)", broken is None, _version("triton") or str(broken), "pip install triton")
+        add("gsplat (rasterizer on CUDA)", *_gsplat(cuda))
     broken = _importable("faiss")
     faiss = _version("faiss-gpu") or _version("faiss-cpu")
     add(
@@ -91,6 +92,23 @@ def rows() -> list[tuple[str, str, str, str]]:
         fix = f"register at https://{site}, then pass body={kind} body.path=DIR (R3AVATAR_BODIES=DIR checks it here)"
         add(f"body={kind}", found, f"{folder}/{kind}" if found else "no files named by R3AVATAR_BODIES", fix)
     return result
+
+
+def _gsplat(cuda: bool) -> tuple[bool, str, str]:
+    """Whether rasterizer=gsplat works, what was found, and the fix: its kernels may be built, or buildable, or not."""
+    broken = _importable("gsplat")
+    if broken is not None:
+        return False, broken, "pip install -e '.[gpu]'"
+    from r3avatar.rasterizer.gsplat_build import built, missing_tools
+
+    version, where = _version("gsplat"), built()
+    if where is not None:
+        return cuda, f"{version}, kernels built: {where}", "needs a CUDA device"
+    stops, doubts = missing_tools()
+    if stops:
+        return False, f"{version}, kernels not built, and they cannot be", "; ".join(stops + doubts)
+    found = "; ".join([f"{version}, builds its kernels at the first call (minutes)", *doubts])
+    return cuda, found, "needs a CUDA device"
 
 
 def main() -> int:
