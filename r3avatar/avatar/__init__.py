@@ -5,6 +5,7 @@ from r3avatar.avatar.build import build_avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
+from r3avatar.avatar.playback import Playback
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
 
@@ -13,6 +14,7 @@ __all__ = [
     "Attributes",
     "Avatar",
     "CanonicalGaussians",
+    "Playback",
     "PoseRefinement",
     "Skinning",
     "TemporalCodebook",

@@ -57,14 +57,40 @@ class Avatar(nn.Module):
 
     def retrieve(self, retrieved: Retrieved) -> Attributes:
         """Attributes of the five body parts at their own times, mixed by the parts' skinning weights, [F, N, ...]."""
-        times = retrieved.times.to(self.gaussians.positions)  # [F, P]
-        previous = retrieved.previous.to(times)
-        jump = retrieved.jump.to(times.device)
-        current = self._record_parts(times)  # fields [F, P, N, c]
-        before = self._record_parts(torch.where(jump, previous, times)) if bool(jump.any()) else current
-        weights = self._part_weights(current, before, jump)
+        times, current, previous, fades = self.distinct_times(retrieved)
+        return self.blend_times(times, current, previous if fades else None)
+
+    def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor, bool]:
+        """Every time that is needed, once: times [D], the rows [F, P] of the parts' own times in it and of the times
+        that they jumped from, and whether any part jumps. On the avatar's device; decided where `retrieved` is.
+
+        D is 1 if all are the same, else as many as there could be: a recorded CUDA graph then fits every picture.
+        """
+        jump = retrieved.jump
+        fades = bool(jump.any())
+        wanted = retrieved.times.flatten()
+        if fades:
+            wanted = torch.cat([wanted, torch.where(jump, retrieved.previous, retrieved.times).flatten()])
+        times, rows = torch.unique(wanted, return_inverse=True)
+        if len(times) > 1:
+            times = torch.cat([times, times[-1:].expand(len(wanted) - len(times))])
+        device = self.gaussians.positions.device
+        rows = rows.to(device, non_blocking=True).unflatten(0, (-1, *retrieved.times.shape))
+        return times.to(self.gaussians.positions), rows[0], rows[-1], fades
+
+    def blend_times(self, times: Tensor, current: Tensor, previous: Tensor | None = None) -> Attributes:
+        """Attributes [F, N, ...] of the five body parts at times[current], mixed by the parts' skinning weights.
+
+        times [D] frames; current [F, P] rows of it; previous [F, P] likewise: the times that parts jumped from, equal
+        to `current` for parts that did not jump; None: none did.
+        """
+        recorded = self.record(times)  # fields [D, N, c]
+        now = recorded[current]  # fields [F, P, N, c]
+        before = now if previous is None else recorded[previous]
+        jump = torch.zeros_like(current, dtype=torch.bool) if previous is None else current != previous
+        weights = self._part_weights(now, before, jump)
         names = ("offset", "opacity_logit", "scale", "rotation")
-        mixed = blend([getattr(current, n) for n in names], [getattr(before, n) for n in names], jump, weights)
+        mixed = blend([getattr(now, n) for n in names], [getattr(before, n) for n in names], jump, weights)
         return Attributes(*mixed)
 
     def reconstruct(self, attributes: Attributes, pose: BodyPose) -> Gaussians:
@@ -76,11 +102,6 @@ class Avatar(nn.Module):
         covariances = covariance_from_scale_rotation(attributes.scale, attributes.rotation, linear)
         sh = self.gaussians.sh.expand(len(pose), -1, -1, -1)
         return Gaussians(means, covariances, attributes.opacity_logit[..., 0].sigmoid(), sh)
-
-    def _record_parts(self, times: Tensor) -> Attributes:
-        """Attributes at times [F, P], with the axes [F, P, N, c]."""
-        distinct, where = torch.unique(times, return_inverse=True)
-        return self.record(distinct)[where]
 
     def _part_weights(self, current: Attributes, before: Attributes, jump: Tensor) -> Tensor:
         """Every part's share of every Gaussian, [F, N, P], from skinning weights where the parts put it."""

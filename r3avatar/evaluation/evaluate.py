@@ -12,14 +12,14 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from r3avatar.avatar import Avatar
+from r3avatar.avatar import Avatar, Playback
 from r3avatar.captures import Capture
 from r3avatar.evaluation.media import error_map, strip, write_image, write_video
 from r3avatar.evaluation.plots import retrieval_timeline
 from r3avatar.evaluation.protocols import evaluate_image
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.retrieval import Retrieved
-from r3avatar.types import Batch, Gaussians
+from r3avatar.types import Batch, RenderOutput
 
 log = logging.getLogger(__name__)
 SPLITS = ("novel_view", "novel_pose")
@@ -46,23 +46,23 @@ def fit_retriever(retriever, capture: Capture):
     return retriever.fit(capture.poses.theta[rows], times, bank=bank)
 
 
-def poser(
-    avatar: Avatar, split: str, retrieved: Retrieved | None, rows: dict[int, int]
-) -> Callable[[Batch], Gaussians]:
-    """How a batch of a split is posed: recorded times for novel views, retrieved ones for novel poses."""
+def renderer(
+    playback: Playback, split: str, retrieved: Retrieved | None, rows: dict[int, int]
+) -> Callable[[Batch], RenderOutput]:
+    """How a batch of a split is rendered: at recorded times for novel views, at retrieved ones for novel poses."""
     if split == "novel_view":
-        return lambda batch: avatar(batch.pose, batch.time)
+        return lambda batch: playback.recorded(batch.pose, batch.time, batch.cameras)
     assert retrieved is not None
-    return lambda batch: avatar.animate(batch.pose, retrieved[[rows[int(f)] for f in batch.frame]])
+    return lambda batch: playback.retrieved(
+        batch.pose, retrieved[[rows[frame] for frame in batch.frame.tolist()]], batch.cameras
+    )
 
 
 @torch.no_grad()
 def evaluate_split(
     split: str,
-    avatar: Avatar,
-    rasterizer: Rasterizer,
     batches: Iterable[Batch],
-    pose: Callable[[Batch], Gaussians],
+    show: Callable[[Batch], RenderOutput],
     media: Path | None,
     lpips: nn.Module | None,
     fps: float,
@@ -74,10 +74,9 @@ def evaluate_split(
     """
     rows, strips = [], []
     for batch in tqdm(batches, desc=f"evaluating {split.replace('_', ' ')}", leave=False, dynamic_ncols=True):
-        batch = batch.to(device)
-        gaussians = pose(batch)
-        render = rasterizer(gaussians, batch.cameras)
         frame = int(batch.frame[0])
+        render = show(batch)
+        batch = batch.to(device)
         for view in range(batch.rgb.shape[1]):
             truth, rgb = batch.rgb[0, view].float() / 255, render.rgb[0, view].clamp(0, 1)
             alpha, mask = render.alpha[0, view], (batch.mask[0, view] & 1).bool()
@@ -124,6 +123,7 @@ def evaluate(
     """
     avatar.eval()
     device = avatar.gaussians.positions.device
+    playback = Playback(avatar, rasterizer)
     pictures = folder / "media" if media else None
     result: dict = {"notes": {}}
     for split in splits:
@@ -142,10 +142,8 @@ def evaluate(
         fps = max(1.0, (capture.fps or 15.0) / max(step, 1))
         summary, table = evaluate_split(
             split,
-            avatar,
-            rasterizer,
             loader(split),
-            poser(avatar, split, retrieved, rows),
+            renderer(playback, split, retrieved, rows),
             pictures,
             lpips,
             fps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import overload
 
@@ -19,10 +20,16 @@ def part_weights(lbs_weights: Tensor, kind: str) -> Tensor:
     check_kind(kind)
     if lbs_weights.shape[-1] != JOINTS[kind]:
         raise ValueError(f"skinning weights of {kind} must be [..., N, {JOINTS[kind]}], not {tuple(lbs_weights.shape)}")
-    membership = torch.zeros(JOINTS[kind], len(PARTS))  # [J, 5]
+    return lbs_weights @ _membership(kind, lbs_weights.device, lbs_weights.dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def _membership(kind: str, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """[J, 5], 1 where a joint belongs to a part; kept, or every picture would wait for a copy to the GPU."""
+    membership = torch.zeros(JOINTS[kind], len(PARTS))
     for part, joints in enumerate(BLENDING_JOINTS[kind]):
         membership[list(joints), part] = 1
-    return lbs_weights @ membership.to(lbs_weights)
+    return membership.to(device, dtype)
 
 
 def fade(current: Tensor, previous: Tensor, jump: Tensor) -> Tensor:

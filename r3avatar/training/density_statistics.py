@@ -131,7 +131,8 @@ class DensityStatistics:
     def state_dict(self) -> dict:
         """Plain containers of tensors (copies) and numbers."""
         history = [_copied(h) for h in self.history]
-        return {"interval": _copied(self.interval), "frames": self.frames, "last": _copied(self.last), "history": history}
+        interval, last = _copied(self.interval), _copied(self.last)
+        return {"interval": interval, "frames": self.frames, "last": last, "history": history}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state_dict` was taken; tensors move to the next step's device."""

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from r3avatar.avatar import Attributes, Avatar
+from r3avatar.cuda_graphs import RecordedFunction
 from r3avatar.evaluation.metrics import psnr
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.training.optimizer import LearningRates, place_rates
-from r3avatar.training.step_graph import StepGraph
 from r3avatar.types import Batch, RenderOutput
 
 
@@ -81,7 +81,7 @@ class AvatarModule(pl.LightningModule):
         self.images, self.seconds = 0, 0.0  # seen, and spent in training so far, checkpoints included
         self.render: RenderOutput | None = None  # of the latest step
         self.observer: Observer | None = None  # the density control's callback
-        self._graph: StepGraph | None = None
+        self._graph: RecordedFunction | None = None
         self._clock = time.monotonic()
 
     @property
@@ -98,7 +98,7 @@ class AvatarModule(pl.LightningModule):
                 f"cuda_graph=true needs CUDA and a rasterizer that can be recorded (rasterizer=triton), not "
                 f"{self.rasterizer} on {self.device}; set cuda_graph=null"
             )
-        self._graph = StepGraph() if can and self.cuda_graph is not False else None
+        self._graph = RecordedFunction() if can and self.cuda_graph is not False else None
         self._clock = time.monotonic()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
@@ -121,7 +121,7 @@ class AvatarModule(pl.LightningModule):
                 terms.update(function(batch))
             else:
                 kind = self.avatar.gaussians.active_sh_degree, observe
-                terms.update(self._graph.run(function, batch, kind, self._addresses(wrapped.optimizer)))
+                terms.update(self._graph(function, (batch,), kind, self._addresses(wrapped.optimizer)))
             # The update is part of the step; without gradients Lightning's optimizer has only to count it.
             wrapped.optimizer.zero_grad(set_to_none=True)
 
