@@ -31,10 +31,17 @@ def decode_image(data: np.ndarray, flags: int) -> np.ndarray:
 def decode_mask(data: np.ndarray) -> np.ndarray:
     """Decode a mask [bytes] to [H, W] uint8: 1 where any colour channel is nonzero; ValueError says what is wrong."""
     image = decode_image(data, cv2.IMREAD_UNCHANGED)
-    if image.ndim == 3:  # max over the colour channels; alpha, the fourth, is opacity and not the person
-        blue, green, red = cv2.split(image)[:3]
-        image = cv2.max(cv2.max(blue, green), red)
-    return (image != 0).view(np.uint8)
+    if image.ndim == 2:
+        return (image != 0).view(np.uint8)
+    # Channels side by side are one wide image, whose nonzero part is found much faster than the channels are split.
+    height, width, channels = image.shape
+    x, y, w, h = cv2.boundingRect(image.reshape(height, width * channels))
+    here = slice(y, y + h), slice(x // channels, -(-(x + w) // channels))
+    mask = np.zeros((height, width), np.uint8)
+    if w:  # max over the colour channels; alpha, the fourth, is opacity and not the person
+        blue, green, red = cv2.split(image[here])[:3]
+        mask[here] = cv2.max(cv2.max(blue, green), red) != 0
+    return mask
 
 
 def image_size(data: np.ndarray) -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple, Protocol
 
 import cv2
@@ -85,5 +86,5 @@ def prepare_frame(capture: Capture, bounds: np.ndarray, camera: int, frame: int)
     inside, rectangle = bound_mask(capture, bounds, camera, frame)
     mask = person * np.uint8(PERSON) | inside * np.uint8(BOUND)
     # Scaling blends the person's edge into pixels that the scaled mask leaves out: keep every pixel that is not black.
-    x, y, w, h = mask_rectangle(cv2.max(mask, rgb.max(axis=2)))
+    x, y, w, h = mask_rectangle(functools.reduce(cv2.max, cv2.split(rgb), mask))
     return PreparedFrame(rgb[y : y + h, x : x + w], mask[y : y + h, x : x + w], x, y, rectangle)

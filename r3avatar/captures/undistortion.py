@@ -5,44 +5,96 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from r3avatar.captures.boxes import mask_rectangle
+
+_CELL = 16  # pixels; how finely the maps are searched for the person
+
+Rectangle = tuple[int, int, int, int]  # x, y, width, height; width and height 0: empty
+
 
 class Undistortion:
     """Removes one camera's lens distortion and scales; the maps are computed at first use and kept.
 
     K [3, 3], D [5] (k1, k2, p1, p2, k3): OpenCV calibration at native size, the first pixel's centre at (0, 0); D None
-    leaves the image as it is. The undistorted image keeps K. size, scaled_size: (width, height).
+    leaves the image as it is. The undistorted image keeps K. size, scaled_size: (width, height). Threads may share it.
     """
 
     def __init__(self, K: np.ndarray, D: np.ndarray | None, size: tuple[int, int], scaled_size: tuple[int, int]):
         self.K, self.size, self.scaled_size = K, size, scaled_size
         self.D = D if D is not None and np.any(D != 0) else None
-        self._maps: tuple[np.ndarray, np.ndarray] | None = None
+        self._maps: _Maps | None = None
 
     def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """image [H, W, 3] uint8 BGR, mask [H, W] uint8 0/1, native -> rgb [h, w, 3] uint8, mask [h, w] uint8 0/1."""
-        # Black behind the person before scaling, so that edges blend into black.
+        width, height = self.scaled_size
+        rgb, scaled_mask = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
+        # All but the person becomes black: the rectangle around it is all that needs computing.
+        person = mask_rectangle(mask)
         if self.D is not None:
-            image, mask = self._undistorted(image, mask)
+            if self._maps is None:
+                self._maps = _Maps(self.K, self.D, self.size)
+            maps = self._maps or _Maps(self.K, self.D, self.size)  # another thread may have released them
+            person = maps.undistorted_rectangle(mask, person)
+        x, y, w, h = self._whole_scaled_pixels(person)
+        if not w:
+            return rgb, scaled_mask
+        here = slice(y, y + h), slice(x, x + w)
+        if self.D is not None:
+            image = cv2.remap(image, maps.places[here], maps.fractions[here], cv2.INTER_LINEAR)
+            mask = cv2.remap(mask, maps.places[here], maps.fractions[here], cv2.INTER_NEAREST)
         else:
-            image = cv2.bitwise_and(image, image, mask=mask)
+            image, mask = np.ascontiguousarray(image[here]), np.ascontiguousarray(mask[here])
+        # Black behind the person before scaling, so that edges blend into black.
+        image = cv2.bitwise_and(image, image, mask=mask)
         if self.scaled_size != self.size:
-            image = cv2.resize(image, self.scaled_size, interpolation=cv2.INTER_AREA)
+            x, w = (value * width // self.size[0] for value in (x, w))
+            y, h = (value * height // self.size[1] for value in (y, h))
+            image = cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA)
             # The exact variant samples next to pixel centres; INTER_NEAREST shifts the mask by up to half a pixel.
-            mask = cv2.resize(mask, self.scaled_size, interpolation=cv2.INTER_NEAREST_EXACT)
-        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), mask
-
-    def _undistorted(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        if self._maps is None:
-            self._maps = cv2.initUndistortRectifyMap(self.K, self.D, None, self.K, self.size, cv2.CV_16SC2)
-        mask = cv2.remap(mask, *self._maps, cv2.INTER_NEAREST)
-        x, y, w, h = cv2.boundingRect(mask)
-        person = slice(y, y + h), slice(x, x + w)  # all else becomes black: no need to compute it
-        result = np.zeros_like(image)
-        if w:
-            patch = cv2.remap(image, *(part[person] for part in self._maps), cv2.INTER_LINEAR)
-            result[person] = cv2.bitwise_and(patch, patch, mask=mask[person])
-        return result, mask
+            mask = cv2.resize(mask, (w, h), interpolation=cv2.INTER_NEAREST_EXACT)
+        rgb[y : y + h, x : x + w] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+        scaled_mask[y : y + h, x : x + w] = mask
+        return rgb, scaled_mask
 
     def release(self) -> None:
         """Give the maps' memory back (6 bytes a native pixel); the next call computes them again."""
         self._maps = None
+
+    def _whole_scaled_pixels(self, rectangle: Rectangle) -> Rectangle:
+        """The rectangle grown until it covers scaled pixels wholly: scaling it then equals scaling the whole image."""
+        x, y, w, h = rectangle
+        if not w:
+            return rectangle
+        (width, height), (scaled_width, scaled_height) = self.size, self.scaled_size
+        if width % scaled_width or height % scaled_height:
+            return 0, 0, width, height  # a scaled pixel's area begins inside a native pixel: no part stands alone
+        across, down = width // scaled_width, height // scaled_height
+        left, top = x // across * across, y // down * down
+        return left, top, -(-(x + w) // across) * across - left, -(-(y + h) // down) * down - top
+
+
+class _Maps:
+    """OpenCV's fixed-point undistortion maps of one camera: which native pixel each undistorted one comes from."""
+
+    def __init__(self, K: np.ndarray, D: np.ndarray, size: tuple[int, int]):
+        # places [H, W, 2] int16: native column and row; fractions [H, W] uint16: what is left of them
+        self.places, self.fractions = cv2.initUndistortRectifyMap(K, D, None, K, size, cv2.CV_16SC2)
+        self._size = size
+        self._corners = self.places[::_CELL, ::_CELL].astype(np.int32)  # of each cell its first pixel
+        # How far from its first pixel's place a cell can reach: the steepest step of the map, all along the cell.
+        steps = [cv2.absdiff(self.places[1:], self.places[:-1]), cv2.absdiff(self.places[:, 1:], self.places[:, :-1])]
+        self._reach = 2 + (_CELL - 1) * sum(int(step.max(initial=0)) for step in steps)
+
+    def undistorted_rectangle(self, mask: np.ndarray, rectangle: Rectangle) -> Rectangle:
+        """The rectangle of the undistorted mask's nonzero pixels; `rectangle` is that of the native mask's."""
+        x, y, w, h = rectangle
+        if not w:
+            return rectangle
+        low, high = np.array([x, y]) - self._reach, np.array([x + w, y + h]) + self._reach
+        cells = ((self._corners >= low) & (self._corners < high)).all(2).astype(np.uint8)
+        left, top, across, down = (_CELL * value for value in mask_rectangle(cells))
+        here = slice(top, top + down), slice(left, left + across)
+        if not across:
+            return 0, 0, 0, 0
+        x, y, w, h = mask_rectangle(cv2.remap(mask, self.places[here], self.fractions[here], cv2.INTER_NEAREST))
+        return (left + x, top + y, w, h) if w else (0, 0, 0, 0)
