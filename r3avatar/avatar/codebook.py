@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from r3avatar.triton_support import use_triton
+
 # The six planes of (x, y, z, tau). The first axis of a pair runs along the plane's width, the second along its height.
 PAIRS = ((0, 1), (0, 2), (0, 3), (1, 2), (1, 3), (2, 3))
 
@@ -32,11 +34,12 @@ class TemporalCodebook(nn.Module):
         aabb: [2, 3] metres, minimum and maximum corner of the canonical space that the planes span.
         recorded_length: T, frames; time t maps to tau = 2 t / T - 1.
         temporal: False leaves out the three time planes (the ablation `codebook=none`): features no longer change.
-        backend: 'numba' (CPU kernels), 'torch', or 'auto': numba on the CPU, torch elsewhere.
+        backend: 'numba' (CPU kernels), 'triton' (GPU kernels), 'torch', or 'auto': numba on the CPU, triton on CUDA
+            where it is installed, torch elsewhere.
         """
         super().__init__()
-        if backend not in ("auto", "numba", "torch"):
-            raise ValueError(f"codebook backend '{backend}' is none of auto, numba, torch")
+        if backend not in ("auto", "numba", "torch", "triton"):
+            raise ValueError(f"codebook backend '{backend}' is none of auto, numba, torch, triton")
         if recorded_length <= 0:
             raise ValueError(f"recorded_length must be positive frames, not {recorded_length}")
         self.backend, self.channels, self.temporal = backend, channels, temporal
@@ -77,15 +80,28 @@ class TemporalCodebook(nn.Module):
 
     def forward(self, points: Tensor, times: Tensor) -> Tensor:
         """Features [F, N, scales * channels] of canonical `points` [N, 3] (metres) at all of `times` [F] (frames)."""
+        if self._uses_triton(points):
+            return self._sample_triton(points, times, self.aabb, self.recorded_length)  # normalises on the way
         return self.sample(self.normalise_points(points), self.normalise_times(times))
 
     def sample(self, points: Tensor, taus: Tensor) -> Tensor:
         """The same for normalised coordinates; values outside [-1, 1] take the border's features."""
+        if self._uses_triton(points):
+            return self._sample_triton(points, taus, None, None)
         if self.backend == "numba" or (self.backend == "auto" and points.device.type == "cpu"):
             from r3avatar.avatar.codebook_numba import sample_planes
 
             return sample_planes(self.planes, self.layout, points, taus, self.temporal)
         return self.sample_torch(points, taus)
+
+    def _uses_triton(self, points: Tensor) -> bool:
+        return self.backend != "numba" and use_triton(self.backend, points.device)
+
+    def _sample_triton(self, points: Tensor, times: Tensor, box: Tensor | None, length: float | None) -> Tensor:
+        from r3avatar.avatar.triton_codebook import sample_planes
+
+        widest = max(self._shapes[s * 6 + p][1] for s in range(self.scales) for p, (_, b) in enumerate(PAIRS) if b == 3)
+        return sample_planes(self.planes, self.layout, points, times, self.temporal, widest, box, length)
 
     def sample_torch(self, points: Tensor, taus: Tensor) -> Tensor:
         """The plain twin of the kernels: `grid_sample`, plane by plane."""

@@ -40,7 +40,7 @@ def test_no_points_and_unknown_backend():
         0,
         6,
     )
-    with pytest.raises(ValueError, match="auto, numba, torch"):
+    with pytest.raises(ValueError, match="auto, numba, torch, triton"):
         _codebook(backend="fast")
 
 
