@@ -52,4 +52,7 @@ class AttributeDecoder(nn.Module):
     def forward(self, features: Tensor) -> Attributes:
         """features [F, N, C] to the attributes of F times and N Gaussians."""
         h = F.relu(self.hidden2(F.relu(self.hidden1(features))))
-        return Attributes(self.offset(h), self.opacity(h), self.scale(h).square(), self.rotation(h))
+        heads = self.offset, self.opacity, self.scale, self.rotation  # in one product: they are thin
+        out = F.linear(h, torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads]))
+        offset, opacity, scale, rotation = out.split([head.out_features for head in heads], -1)
+        return Attributes(offset, opacity, scale.square(), rotation)
