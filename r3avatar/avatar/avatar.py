@@ -10,7 +10,6 @@ from r3avatar.avatar.codebook import TemporalCodebook
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.skinning import Skinning
-from r3avatar.rasterizer.projection import covariance_from_scale_rotation
 from r3avatar.retrieval.blending import blend, part_weights
 from r3avatar.retrieval.retriever import Retrieved
 from r3avatar.types import BodyPose, Gaussians
@@ -98,8 +97,8 @@ class Avatar(nn.Module):
         canonical = self.gaussians.positions + attributes.offset  # [F, N, 3]
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
         frame = self.skinning.pose(pose, corrections)
-        means, linear = self.skinning(canonical, frame, self.skinning.logits(self.gaussians.positions))
-        covariances = covariance_from_scale_rotation(attributes.scale, attributes.rotation, linear)
+        logits = self.skinning.logits(self.gaussians.positions)
+        means, covariances = self.skinning.deform(canonical, frame, logits, attributes.scale, attributes.rotation)
         sh = self.gaussians.sh.expand(len(pose), -1, -1, -1)
         return Gaussians(means, covariances, attributes.opacity_logit[..., 0].sigmoid(), sh)
 

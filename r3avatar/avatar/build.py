@@ -25,6 +25,7 @@ def build_avatar(
     initial_scale: float | None = None,
     initial_opacity: float | None = None,
     blend_weights_published: bool = False,
+    backend: str = "auto",
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose.
 
@@ -33,9 +34,10 @@ def build_avatar(
     last two leaves them out (ablations).
     box_margin: metres between the body's bounds and the codebook's box.
     initial_scale (metres), initial_opacity: see `AttributeDecoder`.
+    backend: of the skinning: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'.
     """
     joints = body.num_joints
-    deformation = Skinning(body, None if skinning is None else skinning(joints=joints))
+    deformation = Skinning(body, None if skinning is None else skinning(joints=joints), backend)
     points = deformation.big_vertices
     planes = codebook(aabb=box_around(points, box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity)

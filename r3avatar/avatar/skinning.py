@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from r3avatar.avatar.nearest import NearestVertex
 from r3avatar.body import BodyModel
+from r3avatar.rasterizer.projection import covariance_from_scale_rotation
+from r3avatar.triton_support import use_triton
 from r3avatar.types import BodyPose
 
 
@@ -71,9 +73,10 @@ class Skinning(nn.Module):
     Source: R3-Avatar "reconstruct"; the inverse-LBS canonicalisation follows HumanNeRF-style big poses.
     """
 
-    def __init__(self, body: BodyModel, weight_offsets: nn.Module | None = None):
+    def __init__(self, body: BodyModel, weight_offsets: nn.Module | None = None, backend: str = "auto"):
+        """backend: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'; see `triton_support`."""
         super().__init__()
-        self.body, self.weight_offsets = body, weight_offsets
+        self.body, self.weight_offsets, self.backend = body, weight_offsets, backend
         with torch.no_grad():
             big = body.rotations(body.big_pose()[None])
             zero = body.v_template.new_zeros(1, body.shapedirs.shape[-1])
@@ -130,3 +133,22 @@ class Skinning(nn.Module):
         linear = multiply(to_posed[..., :3], from_big)
         R = frame.R[:, None]
         return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
+
+    def deform(
+        self, points: Tensor, frame: PosedFrame, logits: Tensor | None, scale: Tensor, rotation: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Gaussians of the big pose to the world: means [F, N, 3] and covariances [F, N, 6] (xx, xy, xz, yy, yz, zz).
+
+        points: [F, N, 3], as for `forward`; logits: [N, J] from `logits`.
+        scale: [F, N, 3] standard deviations, metres; rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
+        """
+        if use_triton(self.backend, points.device):
+            from r3avatar.avatar.triton_skinning import skin
+
+            weights = self.body.weights if logits is None else self.log_weights
+            return skin(
+                points, self.nearest(points), logits, weights, self.big_transforms,
+                frame.transforms, frame.vertex_offsets, frame.R, frame.Th, scale, rotation,
+            )  # fmt: skip
+        means, linear = self(points, frame, logits)
+        return means, covariance_from_scale_rotation(scale, rotation, linear)
