@@ -7,10 +7,13 @@ from torch import Tensor, nn
 
 from r3avatar.evaluation.metrics import ssim_map
 from r3avatar.evaluation.perceptual import Perceptual
+from r3avatar.triton_support import BACKENDS, use_triton
 from r3avatar.types import Batch, RenderOutput
 
 PERSON, BOUND = 1, 2
 """Bits of `Batch.mask`."""
+PHOTOMETRIC = ("l1", "mask", "ssim")
+"""The terms that compare pixels, without a network."""
 
 
 class AvatarLoss(nn.Module):
@@ -37,6 +40,7 @@ class AvatarLoss(nn.Module):
         perceptual_rescale: bool = False,
         white_background: bool = False,
         alpha_over_background_published: bool = False,
+        backend: str = "auto",
     ):
         """
         Args:
@@ -46,6 +50,8 @@ class AvatarLoss(nn.Module):
             white_background: the truth is put on white; the render must be over white as well.
             alpha_over_background_published: the published defect: alpha is rendered over the background like a colour,
                 which is 1 everywhere on white and voids the mask loss (on black it changes nothing).
+            backend: 'triton' fuses every term but LPIPS (float32 renders), 'torch' is its readable twin, 'auto' takes
+                Triton on CUDA. The published defect, where it changes anything, is torch's alone.
         """
         super().__init__()
         self.weights = {"l1": l1, "mask": mask, "ssim": ssim, "perceptual": perceptual}
@@ -55,6 +61,9 @@ class AvatarLoss(nn.Module):
         self.perceptual_rescale = perceptual_rescale
         self.white_background = white_background
         self.alpha_over_background_published = alpha_over_background_published
+        if backend not in BACKENDS:
+            raise ValueError(f"backend '{backend}' is none of {', '.join(BACKENDS)}")
+        self.backend = backend
         # Outside the module tree: its weights are no part of an avatar's checkpoint. `_apply` moves it along.
         self._networks = [Perceptual(perceptual_weights)] if perceptual > 0 else []
 
@@ -71,14 +80,40 @@ class AvatarLoss(nn.Module):
         if render.rgb.shape != batch.rgb.shape:
             shapes = f"{tuple(render.rgb.shape)} and {tuple(batch.rgb.shape)}"
             raise ValueError(f"render and batch must be of one shape [F, V, H, W, 3], not {shapes}")
+        if not (any(self.weights[name] > 0 for name in PHOTOMETRIC) or self._networks):
+            raise ValueError("every loss weight is 0: nothing to train on")
         image, alpha = render.rgb.flatten(0, 1), render.alpha.flatten(0, 1)  # [B, H, W, 3], [B, H, W]
-        truth = batch.rgb.flatten(0, 1).to(image) / 255
-        bits, rect = batch.mask.flatten(0, 1), batch.rect.flatten(0, 1)
-        person, bound = (bits & PERSON).ne(0).to(image), (bits & BOUND).ne(0).to(image)  # [B, H, W]
-        if self.white_background:
-            truth = truth + (1 - person)[..., None]
-            if self.alpha_over_background_published:
-                alpha = alpha + (1 - alpha)
+        truth, mask, rect = batch.rgb.flatten(0, 1), batch.mask.flatten(0, 1), batch.rect.flatten(0, 1)
+        defect = self.white_background and self.alpha_over_background_published
+        triton = use_triton(self.backend, image.device) and not defect
+        terms = (self._triton_terms if triton else self._torch_terms)(image, alpha, truth, mask, rect)
+        total = terms.pop("total")
+        for network in self._networks:
+            inside = rectangle_mask(rect, *image.shape[1:3]).to(image)[..., None]  # [B, H, W, 1]
+            pair = image * inside, self._on_background(truth, mask, image) * inside
+            terms["perceptual"] = network(*pair, self.perceptual_rescale, inside[..., 0]).mean()
+            total = total + self.weights["perceptual"] * terms["perceptual"]
+        return {**terms, "total": total}
+
+    def _triton_terms(
+        self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor
+    ) -> dict[str, Tensor]:
+        from r3avatar.training.triton_loss import photometric_terms
+
+        weights = [self.weights[name] for name in PHOTOMETRIC]
+        if not any(weights):
+            return {"total": image.new_zeros(())}
+        *terms, total = photometric_terms(image, alpha, truth, mask, rect, *weights, self.white_background)
+        named = zip(PHOTOMETRIC, terms, weights)
+        return {**{name: value for name, value, weight in named if weight > 0}, "total": total}
+
+    def _torch_terms(
+        self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor
+    ) -> dict[str, Tensor]:
+        truth = self._on_background(truth, mask, image)
+        person, bound = (mask & PERSON).ne(0).to(image), (mask & BOUND).ne(0).to(image)  # [B, H, W]
+        if self.white_background and self.alpha_over_background_published:
+            alpha = alpha + (1 - alpha)
         terms = {}
         pixels = bound.sum(dim=(1, 2)).clamp_min(1)
         if self.weights["l1"] > 0:
@@ -86,19 +121,18 @@ class AvatarLoss(nn.Module):
             terms["l1"] = (error / (3 * pixels)).mean()
         if self.weights["mask"] > 0:
             terms["mask"] = (((alpha - person).square() * bound).sum(dim=(1, 2)) / pixels).mean()
-        if self.weights["ssim"] > 0 or self.weights["perceptual"] > 0:
+        if self.weights["ssim"] > 0:
             inside = rectangle_mask(rect, *image.shape[1:3]).to(image)[..., None]  # [B, H, W, 1]
             area = (rect[:, 2] * rect[:, 3]).clamp_min(1)
-            image, truth = image * inside, truth * inside
-        if self.weights["ssim"] > 0:
-            similarity = (ssim_map(image, truth) * inside).sum(dim=(1, 2, 3)) / (3 * area)
+            similarity = (ssim_map(image * inside, truth * inside) * inside).sum(dim=(1, 2, 3)) / (3 * area)
             terms["ssim"] = (1 - similarity).mean()
-        for network in self._networks:
-            terms["perceptual"] = network(image, truth, self.perceptual_rescale, inside[..., 0]).mean()
-        if not terms:
-            raise ValueError("every loss weight is 0: nothing to train on")
-        terms["total"] = sum(self.weights[name] * value for name, value in terms.items())
-        return terms
+        total = sum((self.weights[name] * value for name, value in terms.items()), start=image.new_zeros(()))
+        return {**terms, "total": total}
+
+    def _on_background(self, truth: Tensor, mask: Tensor, image: Tensor) -> Tensor:
+        """The truth in [0, 1] and the render's type, on white where that is asked for."""
+        truth = truth.to(image) / 255
+        return truth + (mask & PERSON).eq(0).to(image)[..., None] if self.white_background else truth
 
 
 def rectangle_mask(rect: Tensor, height: int, width: int) -> Tensor:
