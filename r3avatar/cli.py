@@ -48,6 +48,14 @@ VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
             "run=outputs/demo camera=8 retrieval=none",
         ),
     ),
+    "bench": (
+        "time training, rendering, preparation and retrieval on this machine",
+        (
+            "",
+            "sections=[training] gaussians=100000 batch.frames=2 batch.views=4 rasterizer=auto",
+            "runs=2 seconds=20 out=bench.json",
+        ),
+    ),
     "doctor": ("tell what works on this machine, and the command that mends what does not", ("", "", "")),
 }
 
@@ -80,9 +88,11 @@ def verb_help(verb: str) -> str:
     lines = [f"r3avatar {verb}: {what}", "", "examples"]
     lines += [f"  r3avatar {verb} {example}".rstrip() for example in dict.fromkeys(examples)]
     if verb != "doctor":
-        text = resources.files("r3avatar.configs").joinpath(f"{verb}.yaml").read_text()
+        folder = resources.files("r3avatar.configs")
+        text = folder.joinpath(f"{verb}.yaml").read_text()
+        taken = text + (folder.joinpath("train.yaml").read_text() if "  - train\n" in text else "")
         lines += ["", "groups (GROUP=MEMBER)"]
-        lines += [f"  {g:16} {', '.join(m)}" for g, m in groups().items() if f" {g}:" in text]
+        lines += [f"  {g:16} {', '.join(m)}" for g, m in groups().items() if f" {g}:" in taken]
         lines += [
             "",
             f"keys (configs/{verb}.yaml; every one, and every key of a group's member, can be set by key=value)",

@@ -1,0 +1,1 @@
+"""What `r3avatar bench` measures: training, rendering, preparation of frames, retrieval."""
