@@ -12,15 +12,22 @@ from r3avatar.types import Batch, Cameras
 CROP_MULTIPLE = 16  # pixels; few distinct sizes keep memory allocators calm
 
 
-def crop_batch(capture: Capture, source: FrameSource, frames: list[int], views: list[list[int]]) -> Batch:
+def crop_batch(
+    capture: Capture,
+    source: FrameSource,
+    frames: list[int],
+    views: list[list[int]],
+    size: tuple[int, int] | None = None,
+) -> Batch:
     """F frames with V views each, every image cropped to its bound mask's rectangle and padded to one size.
 
     frames [F], views [F][V]: positions in the capture's frames and cameras. Each crop begins at its rectangle's corner
     and shows the image as it is; the size is the largest rectangle's, rounded up to CROP_MULTIPLE. Where a crop leaves
-    the image it is black with an empty mask. `Batch.rect` is the rectangle inside the crop.
+    the image it is black with an empty mask. `Batch.rect` is the rectangle inside the crop. size: another width and
+    height.
     """
     prepared = [[source.get(view, frame) for view in row] for frame, row in zip(frames, views)]
-    width, height = (
+    width, height = size or (
         _round_up(max(item.bound[side] for row in prepared for item in row), CROP_MULTIPLE) for side in (2, 3)
     )
     windows = [[(item.bound[0], item.bound[1], width, height) for item in row] for row in prepared]

@@ -131,6 +131,10 @@ class FrameStore:
             self._contents[segment] = map_segment(self._segments[segment])
         return view_frame(self._contents[segment], row)
 
+    def windows(self, pairs: list[tuple[int, int]]) -> np.ndarray:
+        """x, y, width, height of the pairs' windows and of their bound masks' rectangles, [n, 8] int64."""
+        return np.stack([self._rows[pair][1][2:] for pair in pairs])
+
     def __reduce__(self):
         return FrameStore, (self.folder, self._camera_ids, self._frame_ids)
 

@@ -107,7 +107,7 @@ class Capture(ABC):
         """The image [H, W, 3] uint8 RGB, black behind the person, and the mask [H, W] uint8, 1 = person.
 
         Indices count along `camera_ids` and `frame_ids`. Undistorted and scaled like `cameras[camera_index]`.
-        Raises CaptureError for what the files lack.
+        Threads may call it at once. Raises CaptureError for what the files lack.
         """
 
     @abstractmethod

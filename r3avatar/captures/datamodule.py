@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
+import torch
 
 from r3avatar.captures.boxes import PosableBody, body_bounds
 from r3avatar.captures.cache import FrameStore, prepare
 from r3avatar.captures.capture import Capture
+from r3avatar.captures.device_frames import training_batches
 from r3avatar.captures.loader import BatchLoader, EvalBatches, TrainBatches, TrainLoader
 from r3avatar.captures.prepared_frame import DirectFrames, FrameSource
 from r3avatar.captures.schedule import Schedule
@@ -21,12 +23,16 @@ class CaptureDataModule(pl.LightningDataModule):
     """Batches of a capture.
 
     Training: endless steps of frames_per_step frames x views_per_step views of split 'train', balanced (`Schedule`),
-    cropped (`crop_batch`), the same for the same seed; the position is part of `state_dict`.
+    cropped (`crop_batch`), the same for the same seed; the position is part of `state_dict`. On a GPU the crops have
+    one constant size and come from its memory, or are streamed to it (`training_batches`).
     Validation: validation_frames evenly spaced frames of split 'novel_view' (None: all of them), all its views.
 
     cache: folder of the frame cache, None for its default place, 'off' to read the capture's files at every step.
     workers: processes that load batches, 0 = this one (fastest with the cache). Frames that the cache lacks are
-        prepared by as many, 0 = one a core. Processes are spawned: scripts guard their entry.
+        prepared by as many, 0 = one a core. Processes are spawned: scripts guard their entry. On a GPU the training
+        batches need none.
+    device: where training batches are made; None: the trainer's device if that is a GPU, otherwise plain host batches.
+    gpu_gib: GiB of the GPU that the training frames may take, None: 40 % of what is free, 0: stream them.
     """
 
     def __init__(
@@ -40,13 +46,17 @@ class CaptureDataModule(pl.LightningDataModule):
         workers: int = 0,
         seed: int = 0,
         validation_frames: int | None = None,
+        device: torch.device | str | None = None,
+        gpu_gib: float | None = None,
     ):
         super().__init__()
         split = capture.split("train")
         self.capture, self._body, self._cache, self._workers = capture, body, cache, workers
         self._validation_frames = validation_frames
         self.schedule = Schedule(len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed)
+        self._device, self._gpu_gib = None if device is None else torch.device(device), gpu_gib
         self._source: FrameSource | None = None
+        self._on_device: tuple[torch.device, Iterable[Batch]] | None = None  # loaded once
 
     @property
     def cached(self) -> bool:
@@ -79,7 +89,27 @@ class CaptureDataModule(pl.LightningDataModule):
         split = self.capture.split("train")
         frames = [self.capture.frame_index(frame) for frame in split.frames]
         cameras = [self.capture.camera_index(camera) for camera in split.cameras]
-        return TrainLoader(TrainBatches(self.capture, self.source, frames, cameras), self.schedule, self._workers)
+        device = self._batch_device()
+        if device is None:
+            dataset = TrainBatches(self.capture, self.source, frames, cameras)
+            return TrainLoader(BatchLoader(dataset, self.schedule, self._workers), self.schedule)
+        if self._on_device is None or self._on_device[0] != device:
+            self._on_device = (
+                device,
+                training_batches(self.capture, self.source, frames, cameras, self.schedule, device, self._gpu_gib),
+            )
+        return TrainLoader(self._on_device[1], self.schedule)
+
+    def _batch_device(self) -> torch.device | None:
+        """Where training batches are made, None: on the host, for Lightning to move."""
+        if self._device is not None:
+            return self._device
+        device = self.trainer.strategy.root_device if self.trainer is not None else torch.device("cpu")
+        return device if device.type == "cuda" else None
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """A batch that is there already stays as it is: moving it would cost a call a tensor at every step."""
+        return batch if batch.rgb.device == device else batch.to(device, non_blocking=True)
 
     def val_dataloader(self) -> Iterable[Batch]:
         """Some frames of the novel views (see the class), empty if the capture has no such split."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +58,8 @@ class DnaRendering(Capture):
         colours (Color_Calibration is not applied).
     fps: frames a second. box_margin: metres around the posed body for the bound mask.
 
-    The files open at the first `read` of each process and never before. Instances pickle as their arguments.
+    The files open at the first `read` of each process and never before; threads may read at once.
+    Instances pickle as their arguments.
     Raises CaptureError at construction for what the splits need and the files lack; images are decoded by `read` only.
     """
 
@@ -94,6 +96,7 @@ class DnaRendering(Capture):
         )  # fmt: skip
         self._handles: tuple[h5py.File, h5py.File] | None = None
         self._owner = -1
+        self._lock = threading.Lock()
         self._recent: list[Undistortion] = []
         with open_smc(self.images_path) as images, open_smc(self.annotations_path) as annotations:
             gender = images.attrs.get("gender")
@@ -131,9 +134,10 @@ class DnaRendering(Capture):
         return functools.partial(type(self), **self._arguments), ()
 
     def _files(self) -> tuple[h5py.File, h5py.File]:
-        if self._owner != os.getpid():
-            self._handles = open_smc(self.images_path), open_smc(self.annotations_path)
-            self._owner = os.getpid()
+        with self._lock:
+            if self._owner != os.getpid():
+                self._handles = open_smc(self.images_path), open_smc(self.annotations_path)
+                self._owner = os.getpid()
         return self._handles
 
     def _require_poses(self) -> None:
@@ -166,9 +170,10 @@ class DnaRendering(Capture):
         return _StoredCamera(*groups, undistortion), cameras
 
     def _keep_few_maps(self, used: Undistortion) -> None:
-        self._recent = [*(u for u in self._recent if u is not used), used]
-        if len(self._recent) > _MAPS_KEPT:
-            self._recent.pop(0).release()
+        with self._lock:
+            self._recent = [*(u for u in self._recent if u is not used), used]
+            if len(self._recent) > _MAPS_KEPT:
+                self._recent.pop(0).release()
 
 
 def _decoded(

@@ -61,12 +61,14 @@ class BatchLoader:
         return iter(self._processes) if self._processes is not None else map(self._dataset.__getitem__, self._plans)
 
 
-class TrainLoader(BatchLoader):
-    """The batches of a schedule from its position on, which each batch advances; endless."""
+class TrainLoader:
+    """The batches of a schedule from its position on, which each batch that is used advances; endless.
 
-    def __init__(self, dataset: TrainBatches, schedule: Schedule, workers: int):
-        super().__init__(dataset, schedule, workers)
-        self._schedule = schedule
+    batches: anything that iterates the schedule's batches anew at each pass (`BatchLoader`, `training_batches`).
+    """
+
+    def __init__(self, batches: Iterable[Batch], schedule: Schedule):
+        self.batches, self._schedule = batches, schedule
         # Lightning resumes a loader that has these in the middle of an epoch.
         self.state_dict, self.load_state_dict = schedule.state_dict, schedule.load_state_dict
 
@@ -74,6 +76,11 @@ class TrainLoader(BatchLoader):
         return _ENDLESS
 
     def __iter__(self) -> Iterator[Batch]:
-        for batch in super().__iter__():
-            self._schedule.position += 1
-            yield batch
+        batches = iter(self.batches)
+        try:
+            for batch in batches:
+                self._schedule.position += 1
+                yield batch
+        finally:
+            if hasattr(batches, "close"):  # a generator may own threads
+                batches.close()

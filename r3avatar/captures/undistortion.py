@@ -23,6 +23,7 @@ class Undistortion:
         self.K, self.size, self.scaled_size = K, size, scaled_size
         self.D = D if D is not None and np.any(D != 0) else None
         self._maps: _Maps | None = None
+        self._search: _Search | None = None
 
     def __call__(self, image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """image [H, W, 3] uint8 BGR, mask [H, W] uint8 0/1, native -> rgb [h, w, 3] uint8, mask [h, w] uint8 0/1."""
@@ -31,10 +32,10 @@ class Undistortion:
         # All but the person becomes black: the rectangle around it is all that needs computing.
         person = mask_rectangle(mask)
         if self.D is not None:
-            if self._maps is None:
-                self._maps = _Maps(self.K, self.D, self.size)
-            maps = self._maps or _Maps(self.K, self.D, self.size)  # another thread may have released them
-            person = maps.undistorted_rectangle(mask, person)
+            maps = self._maps or _Maps(self.K, self.D, self.size)
+            self._maps = maps  # and the local name, as another thread may release them
+            self._search = self._search or _Search(maps)
+            person = self._search(maps, mask, person)
         x, y, w, h = self._whole_scaled_pixels(person)
         if not w:
             return rgb, scaled_mask
@@ -79,22 +80,26 @@ class _Maps:
     def __init__(self, K: np.ndarray, D: np.ndarray, size: tuple[int, int]):
         # places [H, W, 2] int16: native column and row; fractions [H, W] uint16: what is left of them
         self.places, self.fractions = cv2.initUndistortRectifyMap(K, D, None, K, size, cv2.CV_16SC2)
-        self._size = size
-        self._corners = self.places[::_CELL, ::_CELL].astype(np.int32)  # of each cell its first pixel
-        # How far from its first pixel's place a cell can reach: the steepest step of the map, all along the cell.
-        steps = [cv2.absdiff(self.places[1:], self.places[:-1]), cv2.absdiff(self.places[:, 1:], self.places[:, :-1])]
+
+
+class _Search:
+    """Where in an undistorted image parts of the native one come to lie."""
+
+    def __init__(self, maps: _Maps):
+        self._corners = maps.places[::_CELL, ::_CELL].astype(np.int32)  # of each cell its first pixel
+        # How far from its first pixel's place a cell can reach: the steepest steps of the map, all along the cell.
+        places = maps.places
+        steps = cv2.absdiff(places[1:], places[:-1]), cv2.absdiff(places[:, 1:], places[:, :-1])
         self._reach = 2 + (_CELL - 1) * sum(int(step.max(initial=0)) for step in steps)
 
-    def undistorted_rectangle(self, mask: np.ndarray, rectangle: Rectangle) -> Rectangle:
+    def __call__(self, maps: _Maps, mask: np.ndarray, rectangle: Rectangle) -> Rectangle:
         """The rectangle of the undistorted mask's nonzero pixels; `rectangle` is that of the native mask's."""
         x, y, w, h = rectangle
-        if not w:
-            return rectangle
         low, high = np.array([x, y]) - self._reach, np.array([x + w, y + h]) + self._reach
         cells = ((self._corners >= low) & (self._corners < high)).all(2).astype(np.uint8)
         left, top, across, down = (_CELL * value for value in mask_rectangle(cells))
-        here = slice(top, top + down), slice(left, left + across)
-        if not across:
+        if not w or not across:
             return 0, 0, 0, 0
-        x, y, w, h = mask_rectangle(cv2.remap(mask, self.places[here], self.fractions[here], cv2.INTER_NEAREST))
+        here = slice(top, top + down), slice(left, left + across)
+        x, y, w, h = mask_rectangle(cv2.remap(mask, maps.places[here], maps.fractions[here], cv2.INTER_NEAREST))
         return (left + x, top + y, w, h) if w else (0, 0, 0, 0)
