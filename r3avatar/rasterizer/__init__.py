@@ -1,6 +1,6 @@
 """Rasterizers: posed Gaussians and cameras in, images out, behind one interface.
 
-`NumbaRasterizer` (CPU), `GsplatRasterizer` (CUDA) and `TorchRasterizer` (the readable reference) agree in value and in
+`NumbaRasterizer` (CPU), `TritonRasterizer` and `GsplatRasterizer` (CUDA) and `TorchRasterizer` (the readable reference) agree in value and in
 gradient; `make_rasterizer("auto")` takes the fastest one that this machine can run.
 """
 
@@ -14,17 +14,25 @@ import torch
 from .base import Rasterizer
 from .gsplat_cuda import GsplatRasterizer
 from .torch_reference import TorchRasterizer
+from .triton_gpu import TritonRasterizer
 
 log = logging.getLogger(__name__)
 
-__all__ = ["GsplatRasterizer", "NumbaRasterizer", "Rasterizer", "TorchRasterizer", "make_rasterizer"]
+__all__ = [
+    "GsplatRasterizer",
+    "NumbaRasterizer",
+    "Rasterizer",
+    "TorchRasterizer",
+    "TritonRasterizer",
+    "make_rasterizer",
+]
 
 
 def make_rasterizer(name: str = "auto", **options) -> Rasterizer:
     """A rasterizer by name.
 
     Args:
-        name: "torch", "numba", "gsplat", or "auto": gsplat where CUDA and gsplat are there, else numba.
+        name: "torch", "numba", "gsplat", "triton", or "auto": gsplat where CUDA and gsplat are there, else numba.
         options: the rasterizer's own keyword arguments (eps2d, near, antialiased).
 
     Raises:
@@ -42,7 +50,9 @@ def make_rasterizer(name: str = "auto", **options) -> Rasterizer:
         return _numba_rasterizer()(**options)
     if name == "gsplat":
         return GsplatRasterizer(**options)
-    raise ValueError(f"no rasterizer is named {name!r}; choose auto, torch, numba or gsplat")
+    if name == "triton":
+        return TritonRasterizer(**options)
+    raise ValueError(f"no rasterizer is named {name!r}; choose auto, torch, numba, gsplat or triton")
 
 
 def __getattr__(name: str):

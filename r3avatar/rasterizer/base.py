@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import abc
-
 from torch import Tensor
 
 from ..types import Cameras, Gaussians, RenderOutput
 from .spherical_harmonics import view_colours
 
 
-class Rasterizer(abc.ABC):
+class Rasterizer:
     """Draws Gaussians by front-to-back alpha compositing (Kerbl et al. 2023, sec. 4; the semantics of gsplat 1.5.3).
 
     Per pixel, over the Gaussians by depth: alpha = min(0.999, o exp(-d^T C^-1 d / 2)), skipped below 1/255, with d the
@@ -68,15 +66,7 @@ class Rasterizer(abc.ABC):
             background = gaussians.means.new_zeros(3)
         if background.shape != (3,):
             raise ValueError(f"background must be [3], not {tuple(background.shape)}")
-        colours = self._view_colours(gaussians.sh, gaussians.means, cameras.centres)  # [F, V, N, 3]
-        output = self._rasterize(
-            gaussians.means,
-            gaussians.covariances,
-            gaussians.opacities,
-            colours,
-            cameras,
-            background.detach().to(gaussians.means),
-        )
+        output = self._render(gaussians, cameras, background.detach().to(gaussians.means))
         if output.means2d.requires_grad:
             output.means2d.retain_grad()
         return output
@@ -84,10 +74,16 @@ class Rasterizer(abc.ABC):
     def __repr__(self) -> str:
         return f"{type(self).__name__}(eps2d={self.eps2d}, near={self.near}, antialiased={self.antialiased})"
 
+    def _render(self, gaussians: Gaussians, cameras: Cameras, background: Tensor) -> RenderOutput:
+        """Colours of every view, then `_rasterize`; for rasterizers that do it all at once to override."""
+        colours = self._view_colours(gaussians.sh, gaussians.means, cameras.centres)  # [F, V, N, 3]
+        return self._rasterize(
+            gaussians.means, gaussians.covariances, gaussians.opacities, colours, cameras, background
+        )
+
     def _view_colours(self, sh: Tensor, means: Tensor, centres: Tensor) -> Tensor:
         return view_colours(sh, means, centres)
 
-    @abc.abstractmethod
     def _rasterize(
         self,
         means: Tensor,  # [F, N, 3]
@@ -98,3 +94,4 @@ class Rasterizer(abc.ABC):
         background: Tensor,  # [3]
     ) -> RenderOutput:
         """Project and composite; `colours` are final."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither _rasterize nor _render")
