@@ -1,7 +1,8 @@
 """Time the training loss, and the Gaussian blur under its SSIM against the other ways PyTorch has to write it.
 
 python tools/bench_losses.py --height 256 --width 144 --images 1 --threads 1
-python tools/bench_losses.py --height 612 --width 512 --images 16 --device cuda
+python tools/bench_losses.py --height 592 --width 400 --images 8 --device cuda
+python tools/bench_losses.py --height 592 --width 400 --images 8 --device cuda --filled 0.5
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from r3avatar.evaluation.metrics import SIGMA, WINDOW, _blur, ssim_map
 from r3avatar.training.losses import BOUND, PERSON, AvatarLoss
+from r3avatar.triton_support import installed
 from r3avatar.types import Batch, BodyPose, Cameras, RenderOutput
 
 R = WINDOW // 2
@@ -75,12 +77,42 @@ def timed(function, leaf: Tensor, repeats: int) -> tuple[float, float]:
     return 1e3 * sorted(forward[2:])[repeats // 2], 1e3 * sorted(both[2:])[repeats // 2]
 
 
-def scene(B: int, H: int, W: int, device: str) -> tuple[Tensor, Tensor, Batch]:
+def recorded(function, image: Tensor, alpha: Tensor, replays: int = 100) -> tuple[float, float]:
+    """Mean milliseconds of a CUDA graph of the forward pass, and of one of forward and backward: no launches' cost."""
+
+    def both() -> tuple[Tensor, ...]:
+        return torch.autograd.grad(function(image), (image, alpha))
+
+    def milliseconds(step) -> float:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            kept = step()  # its memory stays the graph's
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        graph.replay()
+        start.record()
+        for _ in range(replays):
+            graph.replay()
+        end.record()
+        torch.cuda.synchronize()
+        del kept
+        return start.elapsed_time(end) / replays
+
+    return milliseconds(lambda: function(image)), milliseconds(both)
+
+
+def scene(B: int, H: int, W: int, filled: float, device: str) -> tuple[Tensor, Tensor, Batch]:
     zeros = torch.zeros(1, 24, 3)
     pose = BodyPose(zeros, torch.zeros(1, 10), torch.zeros(1, 0), torch.eye(3)[None], torch.zeros(1, 3))
     cameras = Cameras(torch.eye(3).expand(1, B, 3, 3), torch.eye(4).expand(1, B, 4, 4), W, H)
-    mask = torch.full((1, B, H, W), PERSON | BOUND, dtype=torch.uint8)
-    rect = torch.tensor([0, 0, W, H]).expand(1, B, 4)
+    h, w = (round(filled**0.5 * size) for size in (H, W))
+    mask = torch.zeros((1, B, H, W), dtype=torch.uint8)
+    mask[..., :h, :w] = PERSON | BOUND
+    rect = torch.tensor([0, 0, w, h]).expand(1, B, 4)
     rgb = torch.randint(0, 256, (1, B, H, W, 3), dtype=torch.uint8)
     batch = Batch(torch.zeros(1).long(), torch.zeros(1), pose, cameras, rgb, mask, rect).to(device)
     return torch.rand(1, B, H, W, 3, device=device), torch.rand(1, B, H, W, device=device), batch
@@ -93,10 +125,11 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--filled", type=float, default=1.0, help="share of the crop inside the bound rectangle")
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
-    rgb, alpha, batch = scene(a.images, a.height, a.width, a.device)
+    rgb, alpha, batch = scene(a.images, a.height, a.width, a.filled, a.device)
     print(f"{a.images} image(s) {a.height}x{a.width}, {a.device}, {a.threads} thread(s), torch {torch.__version__}")
     print(f"{'milliseconds (median)':34} {'forward':>9} {'+ backward':>11}")
     maps = torch.rand(a.images, 15, a.height, a.width, device=a.device, requires_grad=True)
@@ -109,15 +142,22 @@ def main() -> None:
     }.items():
         torch.testing.assert_close(blur(maps), reference, rtol=1e-3, atol=1e-3)
         print("{:34} {:9.2f} {:11.2f}".format(name, *timed(blur, maps, a.repeats)))
-    loss, truth = AvatarLoss(perceptual=0), batch.rgb[0].float() / 255
+    truth = batch.rgb[0].float() / 255
     radii, means2d = torch.zeros(1, a.images, 0), torch.zeros(1, a.images, 0, 2)
     image = rgb.requires_grad_()
     print("{:34} {:9.2f} {:11.2f}".format("SSIM map", *timed(lambda x: ssim_map(x[0], truth), image, a.repeats)))
 
-    def total(x: Tensor) -> Tensor:
-        return loss(RenderOutput(x, alpha, radii, means2d), batch)["total"]
+    alpha.requires_grad_()
+    for backend in ("torch", "triton") if image.is_cuda and installed() else ("torch",):
+        loss = AvatarLoss(perceptual=0, backend=backend)
 
-    print("{:34} {:9.2f} {:11.2f}".format("AvatarLoss without LPIPS", *timed(total, image, a.repeats)))
+        def total(x: Tensor, loss: AvatarLoss = loss) -> Tensor:
+            return loss(RenderOutput(x, alpha, radii, means2d), batch)["total"]
+
+        name = f"AvatarLoss without LPIPS, {backend}"
+        print("{:34} {:9.2f} {:11.2f}".format(name, *timed(total, image, a.repeats)))
+        if image.is_cuda:
+            print("{:34} {:9.3f} {:11.3f}".format("  recorded as a CUDA graph", *recorded(total, image, alpha)))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ from r3avatar.training import losses
 # Tuning: values of a row and rows that one program covers, and its warps. COLUMNS is a power of two, 32 * WARPS or a
 # small multiple; fewer rows mean more programs, and more of the 10 rows of overlap.
 COLUMNS, ROWS, WARPS = 128, 32, 4
+# Threads read single values, wherever these lie: no kernel of its own for a batch that is a slice of a buffer.
+_INPUTS = ["rgb", "alpha", "truth", "mask", "rect"]
 # The finishing kernel is one program that sums blocks of IMAGES x TILES.
 IMAGES, TILES = 16, 64
 
@@ -146,7 +148,7 @@ def _clip(rect, image, row0, height, width, COLUMNS: tl.constexpr, ROWS: tl.cons
     return low, high, top, bottom, tl.where(empty, end, first), tl.where(empty, end, last), end
 
 
-@triton.jit(do_not_specialize=["height", "width"])
+@triton.jit(do_not_specialize=["height", "width"], do_not_specialize_on_alignment=_INPUTS)
 def _forward(
     rgb, alpha, truth, mask, rect, sums, slopes, height, width,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr, SSIM: tl.constexpr, GRAD: tl.constexpr, WHITE: tl.constexpr,
@@ -223,13 +225,13 @@ def _finish(
     """The tiles' sums to the mean over images of each term, their weighted sum, and each image's bound pixels [B]."""
     nothing = tl.zeros([IMAGES], tl.float32)
     errors, squares, dissimilarity = nothing, nothing, nothing
-    begin = images * 0
+    begin = 0
     while begin < images:
         image = begin + tl.arange(0, IMAGES)
         known = image < images
         block = tl.zeros([IMAGES, TILES], tl.float32)
         a, b, c, d = block, block, block, block
-        start = tiles * 0
+        start = 0
         while start < tiles:
             tile = start + tl.arange(0, TILES)
             at, valid = sums + image[:, None] * tiles + tile[None, :], known[:, None] & (tile < tiles)[None, :]
@@ -273,7 +275,7 @@ def _clear(d_rgb, d_alpha, line, width, column, pixel, leads):
     tl.store(d_alpha + line * width + pixel, tl.zeros_like(column).to(tl.float32), mask=leads & (column < 3 * width))
 
 
-@triton.jit(do_not_specialize=["height", "width"])
+@triton.jit(do_not_specialize=["height", "width"], do_not_specialize_on_alignment=_INPUTS)
 def _backward(
     rgb, alpha, truth, mask, rect, slopes, pixels, by_l1, by_mask, by_ssim, by_total, l1_weight, mask_weight,
     ssim_weight, d_rgb, d_alpha, height, width,
