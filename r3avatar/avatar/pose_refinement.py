@@ -8,12 +8,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from r3avatar.triton_support import use_triton
 
-def rodrigues(rotvec: Tensor) -> Tensor:
+
+def rodrigues(rotvec: Tensor, backend: str = "auto") -> Tensor:
     """Axis-angle [..., 3] to matrices [..., 3, 3] with the angle smoothed at zero: th = sqrt(1e-5 + |r|^2).
 
     Differentiable at r = 0, where it gives cos(0.00316) I (R3-Avatar, pose correction).
     """
+    if use_triton(backend, rotvec.device):
+        from r3avatar.body.triton_rotations import rodrigues as kernel
+
+        return kernel(rotvec, smoothed=True)
     angle = (rotvec.square().sum(-1, keepdim=True) + 1e-5).sqrt()
     x, y, z = (rotvec / angle).unbind(-1)
     cos, sin = angle[..., 0].cos(), angle[..., 0].sin()
@@ -29,8 +35,10 @@ def rodrigues(rotvec: Tensor) -> Tensor:
 class PoseRefinement(nn.Module):
     """Delta_j = rodrigues(MLP(theta without the root)): R_j' = R_j Delta_j for every joint but the root."""
 
-    def __init__(self, joints: int, width: int = 128):
+    def __init__(self, joints: int, width: int = 128, backend: str = "auto"):
+        """backend: of `rodrigues`: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'."""
         super().__init__()
+        self.backend = backend
         inputs = 3 * (joints - 1)
         self.hidden1, self.hidden2, self.out = (
             nn.Linear(inputs, width),
@@ -50,4 +58,4 @@ class PoseRefinement(nn.Module):
 
     def forward(self, theta: Tensor) -> Tensor:
         """Correction matrices [F, J-1, 3, 3] of the joints 1 .. J-1."""
-        return rodrigues(self.rotvecs(theta))
+        return rodrigues(self.rotvecs(theta), self.backend)

@@ -95,7 +95,7 @@ class Skinning(nn.Module):
     def pose(self, pose: BodyPose, corrections: Tensor | None = None) -> PosedFrame:
         """The F frames of `pose`, with refinement matrices `corrections` [F, J-1, 3, 3] on the right of each joint."""
         body = self.body
-        rotations = body.rotations(pose.theta)
+        rotations = body.rotations(pose.theta, self.backend)
         if corrections is not None:
             rotations = torch.cat([rotations[:, :1], rotations[:, 1:] @ corrections], 1)
         joints = body.joints(pose.betas, pose.expression)
@@ -103,7 +103,8 @@ class Skinning(nn.Module):
         bends = body.pose_offsets(rotations)
         if bends is not None:
             offsets = offsets + bends
-        return PosedFrame(body.skinning_transforms(rotations, joints), offsets, pose.R, pose.Th)
+        transforms = body.skinning_transforms(rotations, joints, self.backend)
+        return PosedFrame(transforms, offsets, pose.R, pose.Th)
 
     def logits(self, points: Tensor) -> Tensor | None:
         """Weight offsets [N, J] at the plain canonical positions [N, 3]; None where there is no network."""

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from r3avatar.avatar.triton_matrices import (
+from r3avatar.triton_matrices import (
     EPS,
     apply,
     inverse,

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from r3avatar.triton_support import use_triton
 from r3avatar.types import BodyPose
 
 KINDS = {"smpl": 24, "smplx": 55}  # kind -> joints
@@ -85,12 +86,13 @@ class BodyModel(nn.Module):
         dirs = torch.cat([self.shapedirs, self.expressiondirs], -1).double()
         self._buffer("joint_template", regressor @ self.v_template.double(), (J, 3))
         self._buffer("joint_dirs", torch.einsum("jv,vcb->jcb", regressor, dirs), (J, 3, None))
-        self._levels = _tree_levels(self.parents)
-        order = [joint for joints, _ in self._levels for joint in joints]
-        self._buffer("_level_order", order, (J,), torch.int64)
-        self._buffer("_joint_order", np.argsort(order), (J,), torch.int64)
-        for depth, (_, places) in enumerate(self._levels[1:], start=1):
-            self._buffer(f"_level_parents_{depth}", places, (None,), torch.int64)
+        jumps, descends, self._depth = _tree(self.parents)
+        self._jumps = len(jumps)
+        for i, ancestors in enumerate(jumps):
+            self._buffer(f"_jump_{i}", ancestors, (J + 1,), torch.int64)
+        self._buffer("_parents", self.parents, (J,), torch.int64)
+        self._buffer("_descends", descends, (J, J), torch.int64)
+        self._buffer("_identity", torch.eye(4), (4, 4))
 
     def _buffer(self, name: str, value, shape: tuple[int | None, ...], dtype: torch.dtype = torch.float32) -> None:
         if value is not None:
@@ -116,53 +118,52 @@ class BodyModel(nn.Module):
     def num_expression(self) -> int:
         return self.expressiondirs.shape[-1]
 
-    def rotations(self, theta: Tensor) -> Tensor:
+    def rotations(self, theta: Tensor, backend: str = "auto") -> Tensor:
         """Rotation matrices [..., 3, 3] of axis-angle vectors [..., 3]; see `rodrigues`."""
-        return rodrigues(theta)
+        return rodrigues(theta, backend)
 
     def joints(self, betas: Tensor, expression: Tensor) -> Tensor:
         """Rest joints [F, J, 3] of the shaped body, from betas [F, B] and expression [F, E]."""
-        return self.joint_template + torch.einsum("jcb,fb->fjc", self.joint_dirs, self._coefficients(betas, expression))
+        coefficients = self._coefficients(betas, expression)
+        joints = torch.addmm(self.joint_template.flatten(), coefficients, self.joint_dirs.flatten(0, 1).mT)
+        return joints.unflatten(1, (-1, 3))
 
     def shape_offsets(self, betas: Tensor, expression: Tensor) -> Tensor:
         """Offsets of the rest vertices [F, V, 3] from betas [F, B] and expression [F, E]."""
         self._coefficients(betas, expression)
-        offsets = torch.einsum("vcb,fb->fvc", self.shapedirs, betas)
+        offsets = betas @ self.shapedirs.flatten(0, 1).mT  # [F, 3 V]
         if self.num_expression:
-            offsets = offsets + torch.einsum("vcb,fb->fvc", self.expressiondirs, expression)
-        return offsets
+            offsets = torch.addmm(offsets, expression, self.expressiondirs.flatten(0, 1).mT)
+        return offsets.unflatten(1, (-1, 3))
 
     def pose_offsets(self, rotations: Tensor) -> Tensor | None:
         """Pose correctives [F, V, 3] of rotations [F, J, 3, 3]; None for a body that has none."""
         if self.posedirs is None:
             return None
-        identity = torch.eye(3, dtype=rotations.dtype, device=rotations.device)
-        feature = (rotations[:, 1:] - identity).flatten(1)  # [F, 9 (J - 1)]
+        feature = (rotations[:, 1:] - self._identity[:3, :3]).flatten(1)  # [F, 9 (J - 1)]
         return (feature @ self.posedirs.flatten(0, 1).mT).unflatten(1, (-1, 3))
 
-    def skinning_transforms(self, rotations: Tensor, joints: Tensor) -> Tensor:
+    def skinning_transforms(self, rotations: Tensor, joints: Tensor, backend: str = "auto") -> Tensor:
         """Transforms [F, J, 4, 4] from the rest pose to the pose, of rotations [F, J, 3, 3] and rest joints [F, J, 3].
 
-        The chain along the tree runs level by level (all joints of one depth at once), with the rest joint removed:
-        G_j = G_parent [R_j | joint_j - joint_parent], A_j = G_j with translation G_j.t - G_j.R joint_j.
+        The chain G_j = G_parent [R_j | joint_j - joint_parent] is multiplied in jumps that double (pointer jumping:
+        T_j <- T_p(j) T_j, p <- p o p), A_j = G_j with translation G_j.t - G_j.R joint_j.
         """
         assert rotations.shape == (*joints.shape[:2], 3, 3), f"{tuple(rotations.shape)}, {tuple(joints.shape)}"
-        R = rotations[:, self._level_order]
-        t = torch.cat([joints[:, :1], joints[:, 1:] - joints[:, self.parents[1:]]], 1)[:, self._level_order, :, None]
-        chain_R, chain_t = [R[:, :1]], [t[:, :1]]
-        start = 1
-        for depth, (level, _) in enumerate(self._levels[1:], start=1):
-            end = start + len(level)
-            places = getattr(self, f"_level_parents_{depth}")
-            parent_R = chain_R[-1][:, places]
-            chain_t.append(parent_R @ t[:, start:end] + chain_t[-1][:, places])
-            chain_R.append(parent_R @ R[:, start:end])
-            start = end
-        world_R = torch.cat(chain_R, 1)[:, self._joint_order]
-        world_t = torch.cat(chain_t, 1)[:, self._joint_order]
-        A = torch.cat([world_R, world_t - world_R @ joints[..., None]], -1)  # [F, J, 3, 4]
-        last = A.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(*A.shape[:2], 1, 4)
-        return torch.cat([A, last], -2)
+        if use_triton(backend, rotations.device):
+            from r3avatar.body.triton_kinematics import skinning_transforms
+
+            return skinning_transforms(rotations, joints, self._parents, self._descends, self._depth)
+        F, J = joints.shape[:2]
+        origin = joints.new_zeros(F, 1, 3)  # of the root's parent, the joint J, whose transform stays the identity
+        t = joints - torch.cat([joints, origin], 1).index_select(1, self._jump_0[:-1])
+        last = self._identity[3:].expand(F, J, 1, 4)
+        T = torch.cat([torch.cat([rotations, t[..., None]], -1), last], -2)
+        T = torch.cat([T, self._identity.expand(F, 1, 4, 4)], 1)
+        for i in range(self._jumps):
+            T = T.index_select(1, getattr(self, f"_jump_{i}")) @ T
+        R, t = T[:, :-1, :3, :3], T[:, :-1, :3, 3:]
+        return torch.cat([torch.cat([R, t - R @ joints[..., None]], -1), last], -2)
 
     def vertices(self, pose: BodyPose) -> Tensor:
         """Posed vertices in the world, [F, V, 3] metres: R x + Th of the skinned body."""
@@ -216,12 +217,16 @@ class BodyModel(nn.Module):
         return torch.cat([betas, expression], -1)
 
 
-def rodrigues(r: Tensor) -> Tensor:
+def rodrigues(r: Tensor, backend: str = "auto") -> Tensor:
     """Rotation matrices [..., 3, 3] of axis-angle vectors [..., 3].
 
     I + sin(a) K + (1 - cos(a)) K^2 with a = |r + 1e-8| (1e-8 on each component), K the cross-product matrix of
     r / a; r = 0 gives exactly I, with a finite gradient.
     """
+    if use_triton(backend, r.device):
+        from r3avatar.body.triton_rotations import rodrigues as kernel
+
+        return kernel(r, smoothed=False)
     angle = torch.linalg.vector_norm(r + 1e-8, dim=-1, keepdim=True)
     x, y, z = (r / angle).unbind(-1)
     zero = torch.zeros_like(x)
@@ -248,14 +253,19 @@ def _check_content(weights: Tensor, J_regressor: Tensor, faces: Tensor, num_vert
         raise ValueError(f"faces name vertices {int(faces.min())}..{int(faces.max())}; there are {num_vertices}")
 
 
-def _tree_levels(parents: tuple[int, ...]) -> list[tuple[list[int], list[int]]]:
-    """Joints by depth: for each level its joints, and the places of their parents within the level above."""
-    depth = [0]
-    for parent in parents[1:]:
-        depth.append(depth[parent] + 1)
-    levels: list[tuple[list[int], list[int]]] = [([0], [])]
-    for d in range(1, max(depth) + 1):
-        joints = [j for j, at in enumerate(depth) if at == d]
-        above = levels[-1][0]
-        levels.append((joints, [above.index(parents[j]) for j in joints]))
-    return levels
+def _tree(parents: tuple[int, ...]) -> tuple[list[list[int]], list[list[int]], int]:
+    """Of every joint and of a joint J above the root: the ancestors 1, 2, 4, ... steps up, until all have reached J;
+    the descendants (rows) of each joint (columns), itself among them; the joints on the longest path from the root."""
+    J = len(parents)
+    jump = [parent if parent >= 0 else J for parent in parents] + [J]
+    jumps = []
+    while any(ancestor != J for ancestor in jump):
+        jumps.append(jump)
+        jump = [jump[ancestor] for ancestor in jump]
+    descends = [[0] * J for _ in parents]
+    for joint in range(J):
+        ancestor = joint
+        while ancestor >= 0:
+            descends[joint][ancestor] = 1
+            ancestor = parents[ancestor]
+    return jumps, descends, max(map(sum, descends))

@@ -47,6 +47,26 @@ def load_matrix(pointer):
 
 
 @triton.jit
+def load_matrices(pointer, at, mask):
+    """Nine neighbours from `at` on, a 3 x 3 matrix; the identity where masked."""
+    return (
+        tl.load(pointer + at, mask=mask, other=1.0), tl.load(pointer + at + 1, mask=mask, other=0.0),
+        tl.load(pointer + at + 2, mask=mask, other=0.0), tl.load(pointer + at + 3, mask=mask, other=0.0),
+        tl.load(pointer + at + 4, mask=mask, other=1.0), tl.load(pointer + at + 5, mask=mask, other=0.0),
+        tl.load(pointer + at + 6, mask=mask, other=0.0), tl.load(pointer + at + 7, mask=mask, other=0.0),
+        tl.load(pointer + at + 8, mask=mask, other=1.0),
+    )  # fmt: skip
+
+
+@triton.jit
+def store_matrices(pointer, at, m00, m01, m02, m10, m11, m12, m20, m21, m22, mask):
+    """Store a 3 x 3 matrix to nine neighbours from `at` on."""
+    store_vector(pointer, at, m00, m01, m02, mask)
+    store_vector(pointer, at + 3, m10, m11, m12, mask)
+    store_vector(pointer, at + 6, m20, m21, m22, mask)
+
+
+@triton.jit
 def apply(a00, a01, a02, a10, a11, a12, a20, a21, a22, x, y, z):
     """The 3 x 3 matrix a times the vector (x, y, z)."""
     return a00 * x + a01 * y + a02 * z, a10 * x + a11 * y + a12 * z, a20 * x + a21 * y + a22 * z
