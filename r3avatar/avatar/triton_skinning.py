@@ -32,6 +32,9 @@ BLEND_BACKWARD_BLOCK, BLEND_BACKWARD_WARPS = 32, 8
 PLACE_BLOCK, PLACE_WARPS = 128, 4
 PLACE_BACKWARD_BLOCK, PLACE_BACKWARD_WARPS = 64, 2
 
+# Views and slices come at any alignment, which may change with N: no kernel is compiled again for it.
+_INPUTS = ["points", "vertex", "logits", "offsets", "R", "Th", "scale", "rotation", "d_means", "d_covariances"]
+
 
 @triton.jit
 def _load_rows(weights, logits, at, n, inside, J: tl.constexpr, JP: tl.constexpr, LOGITS: tl.constexpr):
@@ -44,7 +47,7 @@ def _load_rows(weights, logits, at, n, inside, J: tl.constexpr, JP: tl.constexpr
     return row
 
 
-@triton.jit(do_not_specialize=["N", "F"])
+@triton.jit(do_not_specialize=["N", "F"], do_not_specialize_on_alignment=_INPUTS)
 def _blend(
     weights, logits, vertex, big, transforms, normalisers, maps, N, F,
     J: tl.constexpr, JP: tl.constexpr, LOGITS: tl.constexpr, BLOCK: tl.constexpr,
@@ -72,7 +75,7 @@ def _blend(
     tl.store(maps + 12 * stride + rows, to_posed, mask=mask)
 
 
-@triton.jit(do_not_specialize=["N"])
+@triton.jit(do_not_specialize=["N"], do_not_specialize_on_alignment=_INPUTS)
 def _blend_backward(
     weights, logits, vertex, big, transforms, normalisers, d_maps, d_logits, d_transforms, N,
     F: tl.constexpr, J: tl.constexpr, JP: tl.constexpr, LOGITS: tl.constexpr, TRANSFORMS: tl.constexpr,
@@ -108,11 +111,11 @@ def _blend_backward(
         tl.store(d_logits + n[:, None] * J + j[None, :], d_row, mask=inside[:, None] & joints)
 
 
-@triton.jit(do_not_specialize=["N", "F", "V"])
+@triton.jit(do_not_specialize=["N", "F", "V", "Q"], do_not_specialize_on_alignment=_INPUTS)
 def _place(
-    points, vertex, maps, offsets, R, Th, scale, rotation, means, covariances, N, F, V, BLOCK: tl.constexpr
+    points, vertex, maps, offsets, R, Th, scale, rotation, means, covariances, N, F, V, Q, BLOCK: tl.constexpr
 ):  # fmt: skip
-    """Means and covariances in the world, of a block of Gaussians in a frame."""
+    """Means and covariances in the world, of a block of Gaussians in a frame; quaternions are Q numbers apart."""
     frame = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     mask = n < N
@@ -138,7 +141,7 @@ def _place(
     l00, l01, l02, l10, l11, l12, l20, l21, l22 = multiply(
         l00, l01, l02, l10, l11, l12, l20, l21, l22, c00, c01, c02, c10, c11, c12, c20, c21, c22
     )
-    qw, qx, qy, qz, _length = load_unit_quaternion(rotation, at * 4, mask)
+    qw, qx, qy, qz, _length = load_unit_quaternion(rotation, at * Q, mask)
     q00, q01, q02, q10, q11, q12, q20, q21, q22 = rotation_matrix(qw, qx, qy, qz)
     m00, m01, m02, m10, m11, m12, m20, m21, m22 = multiply(
         l00, l01, l02, l10, l11, l12, l20, l21, l22, q00, q01, q02, q10, q11, q12, q20, q21, q22
@@ -153,10 +156,10 @@ def _place(
     store_vector(covariances, at * 6 + 3, yy, yz, m20 * m20 + m21 * m21 + m22 * m22, mask)
 
 
-@triton.jit(do_not_specialize=["N", "F", "V"])
+@triton.jit(do_not_specialize=["N", "F", "V", "Q"], do_not_specialize_on_alignment=_INPUTS)
 def _place_backward(
     points, vertex, maps, offsets, R, scale, rotation, d_means, d_covariances,
-    d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, V, OFFSETS: tl.constexpr, BLOCK: tl.constexpr,
+    d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, V, Q, OFFSETS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients of everything that `_place` reads; those of the vertices' offsets are added up by atomics."""
     frame = tl.program_id(1).to(tl.int64)
@@ -172,7 +175,7 @@ def _place_backward(
         p00, p01, p02, p10, p11, p12, p20, p21, p22, c00, c01, c02, c10, c11, c12, c20, c21, c22
     )
     # K = R L Q, M = K S, covariance M M^T. First dM = (G + G^T) M with the upper triangle's gradient G.
-    qw, qx, qy, qz, length = load_unit_quaternion(rotation, at * 4, mask)
+    qw, qx, qy, qz, length = load_unit_quaternion(rotation, at * Q, mask)
     q00, q01, q02, q10, q11, q12, q20, q21, q22 = rotation_matrix(qw, qx, qy, qz)
     u00, u01, u02, u10, u11, u12, u20, u21, u22 = multiply(
         r00, r01, r02, r10, r11, r12, r20, r21, r22, l00, l01, l02, l10, l11, l12, l20, l21, l22
@@ -259,11 +262,14 @@ def _place_backward(
 class _Skin(torch.autograd.Function):
     @staticmethod
     def forward(ctx, points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, rotation):
-        inputs = [points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, rotation]
-        points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, rotation = (
+        inputs = [points, vertex, logits, weights, big, transforms, offsets, R, Th, scale]
+        points, vertex, logits, weights, big, transforms, offsets, R, Th, scale = (
             None if x is None else x.contiguous() for x in inputs
         )
         F, N, _ = points.shape
+        Q = rotation.stride(1)
+        if rotation.stride() != (N * Q, Q, 1):  # rows of a wider tensor, the decoder's, are read where they are
+            rotation, Q = rotation.contiguous(), 4
         J = weights.shape[1]
         blend = {"J": J, "JP": max(16, triton.next_power_of_2(J)), "LOGITS": logits is not None}
         maps, normalisers = points.new_empty(24, F, N), points.new_empty(F, N)
@@ -274,10 +280,10 @@ class _Skin(torch.autograd.Function):
                 **blend, BLOCK=BLEND_BLOCK, num_warps=BLEND_WARPS,
             )  # fmt: skip
             _place[(triton.cdiv(N, PLACE_BLOCK), F)](
-                points, vertex, maps, offsets, R, Th, scale, rotation, means, covariances, N, F, offsets.shape[1],
+                points, vertex, maps, offsets, R, Th, scale, rotation, means, covariances, N, F, offsets.shape[1], Q,
                 BLOCK=PLACE_BLOCK, num_warps=PLACE_WARPS,
             )  # fmt: skip
-        ctx.blend = blend
+        ctx.blend, ctx.Q = blend, Q
         ctx.save_for_backward(
             points, vertex, logits, weights, big, transforms, offsets, R, scale, rotation, maps, normalisers
         )
@@ -291,7 +297,7 @@ class _Skin(torch.autograd.Function):
         F, N, _ = points.shape
         wants_logits, wants_transforms, wants_offsets = (ctx.needs_input_grad[i] for i in (2, 5, 6))
         d_points, d_maps = torch.empty_like(points), torch.empty_like(maps)
-        d_scale, d_rotation = torch.empty_like(scale), torch.empty_like(rotation)
+        d_scale, d_rotation = torch.empty_like(scale), rotation.new_empty(F, N, 4)
         d_offsets = torch.zeros_like(offsets) if wants_offsets else None
         d_logits = torch.empty_like(logits) if logits is not None else None
         blocks = triton.cdiv(N, BLEND_BACKWARD_BLOCK)
@@ -299,7 +305,7 @@ class _Skin(torch.autograd.Function):
         with torch.cuda.device_of(points):
             _place_backward[(triton.cdiv(N, PLACE_BACKWARD_BLOCK), F)](
                 points, vertex, maps, offsets, R, scale, rotation, d_means.contiguous(), d_covariances.contiguous(),
-                d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, offsets.shape[1],
+                d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, offsets.shape[1], ctx.Q,
                 OFFSETS=wants_offsets, BLOCK=PLACE_BACKWARD_BLOCK, num_warps=PLACE_BACKWARD_WARPS,
             )  # fmt: skip
             if wants_logits or wants_transforms:

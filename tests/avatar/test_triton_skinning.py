@@ -109,6 +109,8 @@ def test_interpreted_kernels_take_views_and_a_zero_quaternion():
     case["R"] = case["R"][:1].expand(2, 3, 3)
     case["scale"] = torch.randn(2, 3, 20, dtype=torch.float64).mT.requires_grad_()
     _compare(case, 1e-10)
+    wide = torch.randn(2, 20, 11, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    _compare(case | {"rotation": wide[..., 7:].requires_grad_()}, 1e-10)
 
 
 def test_a_gradient_that_is_not_there_is_refused():
