@@ -8,6 +8,7 @@ from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook, box_around
 from r3avatar.avatar.decoder import AttributeDecoder
+from r3avatar.avatar.neighbour_distance import initial_distances
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
 from r3avatar.body import BodyModel
@@ -22,7 +23,7 @@ def build_avatar(
     sh_degree: int = 3,
     box_margin: float = 0.1,
     decoder_width: int = 128,
-    initial_scale: float | None = None,
+    initial_scale: float | str | None = None,
     initial_opacity: float | None = None,
     blend_weights_published: bool = False,
     backend: str = "auto",
@@ -33,12 +34,17 @@ def build_avatar(
     codebook(aabb=, recorded_length=), skinning(joints=), pose_refinement(joints=): makers of the parts; None for the
     last two leaves them out (ablations).
     box_margin: metres between the body's bounds and the codebook's box.
-    initial_scale (metres), initial_opacity: see `AttributeDecoder`.
+    initial_scale (metres), initial_opacity: see `AttributeDecoder`. initial_scale 'neighbours': the mean distance of
+    Gaussians to their three nearest (root mean square of each).
     backend: of the skinning: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'.
     """
     joints = body.num_joints
     deformation = Skinning(body, None if skinning is None else skinning(joints=joints), backend)
     points = deformation.big_vertices
+    if isinstance(initial_scale, str):
+        if initial_scale != "neighbours":
+            raise ValueError(f"initial_scale is metres, 'neighbours' or None, not '{initial_scale}'")
+        initial_scale = float(initial_distances(points).sqrt().mean())
     planes = codebook(aabb=box_around(points, box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)

@@ -1,7 +1,7 @@
 """Rasterizers: posed Gaussians and cameras in, images out, behind one interface.
 
-`NumbaRasterizer` (CPU), `TritonRasterizer` and `GsplatRasterizer` (CUDA) and `TorchRasterizer` (the readable reference) agree in value and in
-gradient; `make_rasterizer("auto")` takes the fastest one that this machine can run.
+`NumbaRasterizer` (CPU), `TritonRasterizer` and `GsplatRasterizer` (CUDA) and `TorchRasterizer` (the readable reference)
+agree in value and in gradient; `make_rasterizer("auto")` takes the fastest one that this machine can run.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 
 from .base import Rasterizer
 from .gsplat_cuda import GsplatRasterizer
+from .inria import InriaRasterizer
 from .torch_reference import TorchRasterizer
 from .triton_gpu import TritonRasterizer
 
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 __all__ = [
     "GsplatRasterizer",
+    "InriaRasterizer",
     "NumbaRasterizer",
     "Rasterizer",
     "TorchRasterizer",
@@ -32,7 +34,8 @@ def make_rasterizer(name: str = "auto", **options) -> Rasterizer:
     """A rasterizer by name.
 
     Args:
-        name: "torch", "numba", "gsplat", "triton", or "auto": gsplat where CUDA and gsplat are there, else numba.
+        name: "torch", "numba", "gsplat", "triton", "inria", or "auto": gsplat where CUDA and gsplat are there, else
+            numba.
         options: the rasterizer's own keyword arguments (eps2d, near, antialiased).
 
     Raises:
@@ -52,7 +55,9 @@ def make_rasterizer(name: str = "auto", **options) -> Rasterizer:
         return GsplatRasterizer(**options)
     if name == "triton":
         return TritonRasterizer(**options)
-    raise ValueError(f"no rasterizer is named {name!r}; choose auto, torch, numba, gsplat or triton")
+    if name == "inria":
+        return InriaRasterizer(**options)
+    raise ValueError(f"no rasterizer is named {name!r}; choose auto, torch, numba, gsplat, triton or inria")
 
 
 def __getattr__(name: str):

@@ -52,6 +52,13 @@ def rows() -> list[tuple[str, str, str, str]]:
         broken = _importable("triton")
         add("triton (kernels on CUDA)", broken is None, _version("triton") or str(broken), "pip install triton")
         add("gsplat (rasterizer on CUDA)", *_gsplat(cuda))
+        for package, module, use in (
+            ("diff-gaussian-rasterization", "diff_gaussian_rasterization", "rasterizer=inria"),
+            ("simple-knn", "simple_knn._C", "first sizes on CUDA"),
+        ):
+            broken = _importable(module)
+            fix = f"only if you want it: its licence allows non-commercial use alone ({use}; others do the same)"
+            add(package, broken is None, _version(package.replace("-", "_")) or broken or "present", fix)
     broken = _importable("faiss")
     faiss = _version("faiss-gpu") or _version("faiss-cpu")
     add(

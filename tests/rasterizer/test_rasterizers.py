@@ -1,6 +1,7 @@
 """The common interface: choice by name, checks, configurations, projection helpers."""
 
 import logging
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ def test_auto_says_what_it_took(caplog):
 
 
 def test_unknown_name():
-    with pytest.raises(ValueError, match="auto, torch, numba or gsplat"):
+    with pytest.raises(ValueError, match="auto, torch, numba, gsplat, triton or inria"):
         make_rasterizer("vulkan")
 
 
@@ -35,6 +36,8 @@ def test_configurations(path):
     config = OmegaConf.load(path)
     if path.stem == "gsplat" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device and gsplat")
+    if path.stem == "inria" and not (torch.cuda.is_available() and find_spec("diff_gaussian_rasterization")):
+        pytest.skip("needs a CUDA device and diff-gaussian-rasterization")
     rasterizer = instantiate(config)
     assert isinstance(rasterizer, Rasterizer)
     plain = type(rasterizer)()
