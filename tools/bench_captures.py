@@ -2,6 +2,9 @@
 
 Writes a capture of DNA-Rendering's sizes (2448 x 2048, undistorted and scaled to 1/4) into a temporary folder.
 
+Prints what each stage of preparing one image costs one thread; on a GPU also loading the frames into its memory, and
+batches from there and streamed.
+
     python tools/bench_captures.py --cameras 4 --frames 12 --workers 2
 """
 
@@ -15,9 +18,15 @@ import time
 
 import cv2
 import numpy as np
+import torch
 
 from r3avatar.body import load_body
 from r3avatar.captures import CaptureDataModule, DnaRendering, SmcWriter, Split, prepare
+from r3avatar.captures.boxes import body_bounds
+from r3avatar.captures.encoded_image import decode_image, decode_mask
+from r3avatar.captures.prepared_frame import bound_mask, prepare_frame
+from r3avatar.captures.smc import smc_paths
+from r3avatar.captures.smc_reader import image_group, mask_group, open_smc, read_frame
 
 WIDTH, HEIGHT = 2448, 2048
 
@@ -53,6 +62,64 @@ def timed(label: str, count: int, unit: str, work) -> None:
     print(f"{label:44} {seconds:7.2f} s  {count / seconds:8.1f} {unit}/s")
 
 
+def median_ms(work, repeats: int = 9) -> float:
+    """The median time of a call, milliseconds, after one to warm up."""
+    work()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return 1e3 * sorted(times)[repeats // 2]
+
+
+def print_stages(folder: str, capture: DnaRendering, body) -> None:
+    """What each stage of preparing an image costs one thread."""
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    bounds = body_bounds(body, capture.poses, capture.box_margin)
+    with open_smc(smc_paths(folder, "bench")[0]) as images, open_smc(smc_paths(folder, "bench")[1]) as annotations:
+        groups = image_group(images, 0), mask_group(annotations, 0)
+        jpeg, png = read_frame(images, groups[0], 0)[0], read_frame(annotations, groups[1], 0)[0]
+        image, mask = decode_image(jpeg, cv2.IMREAD_COLOR), decode_mask(png)
+        undistortion = capture._stored[0].undistortion
+        stages = {
+            "read both from HDF5": lambda: [read_frame(images, groups[0], 0), read_frame(annotations, groups[1], 0)],
+            "decode the image": lambda: decode_image(jpeg, cv2.IMREAD_COLOR),
+            "decode the mask": lambda: decode_mask(png),
+            "undistort, mask, scale": lambda: undistortion(image, mask),
+            "bound mask": lambda: bound_mask(capture, bounds[0], 0, 0),
+            "a prepared frame, all of it": lambda: prepare_frame(capture, bounds[0], 0, 0),
+        }
+        for name, work in stages.items():
+            print(f"  {name:42} {median_ms(work):7.2f} ms")
+    cv2.setNumThreads(threads)
+
+
+def time_device_batches(capture: DnaRendering, body, cache: str, views: int, steps: int) -> None:
+    """Batches of 2 frames on the GPU, resident and streamed."""
+    for mode, gpu_gib in {"resident": None, "streamed": 0}.items():
+        data = CaptureDataModule(
+            capture, body, frames_per_step=2, views_per_step=views, cache=cache, device="cuda:0", gpu_gib=gpu_gib
+        )
+        torch.cuda.synchronize()
+        start = time.perf_counter()
+        batches = iter(data.train_dataloader())
+        next(batches)
+        torch.cuda.synchronize()
+        print(f"{f'{mode}: from the cache to the first batch':44} {time.perf_counter() - start:7.2f} s")
+        for _ in range(5):
+            next(batches)
+
+        def run(batches=batches) -> None:
+            for _ in range(steps):
+                next(batches)
+            torch.cuda.synchronize()
+
+        timed(f"{mode}: batches of 2 x {views} images on the GPU", 2 * views * steps, "images", run)
+        batches.close()
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -68,6 +135,7 @@ def main() -> None:
         start = time.perf_counter()
         capture = DnaRendering(folder, "bench", splits={"train": split}, recorded=(0, a.frames), hand_mean=None)
         print(f"{'open the capture':44} {time.perf_counter() - start:7.2f} s")
+        print_stages(folder, capture, body)
         images = a.cameras * a.frames
         for workers in dict.fromkeys((0, a.workers)):
             timed(
@@ -84,6 +152,8 @@ def main() -> None:
             )  # fmt: skip
         steps = iter(CaptureDataModule(capture, body, cache="off").train_dataloader())
         timed("batches of 1 x 1 without the cache", 10, "images", lambda: [next(steps) for _ in range(10)])
+        if torch.cuda.is_available():
+            time_device_batches(capture, body, f"{folder}/0", min(4, a.cameras), a.steps)
 
 
 if __name__ == "__main__":
