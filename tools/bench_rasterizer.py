@@ -28,6 +28,7 @@ import time
 
 import torch
 
+from r3avatar.benchmarks.machine import cores, cpu_name
 from r3avatar.rasterizer import make_rasterizer
 from r3avatar.rasterizer.projection import covariance_from_scale_rotation
 from r3avatar.rasterizer.spherical_harmonics import rgb_to_sh
@@ -121,15 +122,6 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def machine() -> dict:
-    """What the figures were measured on."""
-    model = platform.processor()
-    if os.path.exists("/proc/cpuinfo"):
-        with open("/proc/cpuinfo") as file:
-            model = next((line.split(":")[1].strip() for line in file if line.startswith("model name")), model)
-    return {"cpu": model, "cores": os.cpu_count(), "python": platform.python_version(), "torch": torch.__version__}
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rasterizers", nargs="+", help="numba torch gsplat; default: all that run here")
@@ -159,7 +151,8 @@ def main() -> None:
         child = [sys.executable, __file__, *sys.argv[1:], "--one", name]
         result = subprocess.run(child, env=environment, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(result.stdout))
-    about = machine() | {"threads": options.threads, "gaussians": options.gaussians, "size": options.size}
+    about = {"cpu": cpu_name(), "cores": cores(), "python": platform.python_version(), "torch": torch.__version__}
+    about |= {"threads": options.threads, "gaussians": options.gaussians, "size": options.size}
     about |= {"frames": options.frames, "views": options.views, "repeat": options.repeat, "spin": options.spin}
     print(", ".join(f"{key} {value}" for key, value in about.items()))
     columns = ["forward_ms", "backward_ms", "ms_an_image", "images_a_second", "first_call_s", "peak_rss_mib"]
