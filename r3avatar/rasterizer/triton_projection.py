@@ -1,9 +1,10 @@
 """Projection and view-dependent colour of Gaussians on the GPU, with their gradients: one kernel each way.
 
 The twin of projection.project_gaussians joined with spherical_harmonics.view_colours (EWA splatting: Zwicker et al.
-2001, eq. 26-31). A program takes a block of Gaussians of a frame; its tiles are [views, Gaussians] with the views of a
+2001, eq. 26-31). A program takes a block of Gaussians of a frame; its tiles are [Gaussians, views] with the views of a
 Gaussian in one thread, so that what they share is loaded once and their gradients are added in registers: no atomics,
-the same sums every time.
+the same sums every time. (The other way round, [views, Gaussians], Triton spreads the views over the lanes and every
+sum goes through shared memory.)
 """
 
 from __future__ import annotations
@@ -169,7 +170,7 @@ class _Project(torch.autograd.Function):
 
 @triton.jit
 def _camera(w2c, intrinsics, camera, is_camera):
-    """Rows of the rotation, translation, fx, fy, cx, cy of cameras [views, 1]; identities where there is none."""
+    """Rows of the rotation, translation, fx, fy, cx, cy of cameras [1, views]; identities where there is none."""
     w2c += camera * 16
     intrinsics += camera * 9
     r00 = tl.load(w2c, mask=is_camera, other=1.0)
@@ -205,6 +206,78 @@ def _store3(pointer, a, b, c, mask):
     tl.store(pointer, a, mask=mask)
     tl.store(pointer + 1, b, mask=mask)
     tl.store(pointer + 2, c, mask=mask)
+
+
+@triton.jit
+def _quad(pointer, owner, gaussian, N, first: tl.constexpr, HARMONICS: tl.constexpr):
+    """Pointers [Gaussians, 4] to the coefficients' floats from `first` on, four at a time, and which exist.
+
+    A thread reads four neighbouring floats in one instruction: it has a Gaussian's whole row to read, and the rows of a
+    warp lie far apart.
+    """
+    column = tl.arange(0, 4)[None, :] + first
+    mask = (gaussian < N)[:, None]
+    if (HARMONICS * 3) % 4 != 0:
+        mask = mask & (column < HARMONICS * 3)
+    return pointer + (owner + gaussian[:, None]) * (HARMONICS * 3) + column, mask
+
+
+@triton.jit
+def _load4(pointer, owner, gaussian, N, first: tl.constexpr, HARMONICS: tl.constexpr):
+    """Four neighbouring floats of a Gaussian's coefficients, each [Gaussians, 1]; 0 past the last."""
+    pointers, mask = _quad(pointer, owner, gaussian, N, first, HARMONICS)
+    even, odd = tl.split(tl.reshape(tl.load(pointers, mask=mask, other=0.0), [gaussian.shape[0], 2, 2]))
+    a, c = tl.split(even)
+    b, d = tl.split(odd)
+    return a[:, None], b[:, None], c[:, None], d[:, None]
+
+
+@triton.jit
+def _load_coefficients(sh, owner, gaussian, N, k: tl.constexpr, HARMONICS: tl.constexpr):
+    """Red, green and blue of the coefficients k to k + 3, each [Gaussians, 1]; 0 past the last."""
+    a0, a1, a2, b0 = _load4(sh, owner, gaussian, N, k * 3, HARMONICS)
+    b1, b2, c0, c1 = _load4(sh, owner, gaussian, N, k * 3 + 4, HARMONICS)
+    c2, d0, d1, d2 = _load4(sh, owner, gaussian, N, k * 3 + 8, HARMONICS)
+    return a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2
+
+
+@triton.jit
+def _store4(
+    pointer, owner, gaussian, N, first: tl.constexpr, HARMONICS: tl.constexpr, a, b, c, d, ADD: tl.constexpr, frame
+):
+    """Store four neighbouring floats; where ADD, plus what is there unless this is the first frame."""
+    pointers, mask = _quad(pointer, owner, gaussian, N, first, HARMONICS)
+    BLOCK: tl.constexpr = gaussian.shape[0]
+    even, odd = tl.join(a.reshape([BLOCK]), c.reshape([BLOCK])), tl.join(b.reshape([BLOCK]), d.reshape([BLOCK]))
+    values = tl.reshape(tl.join(even, odd), [BLOCK, 4])
+    if ADD:
+        values += tl.load(pointers, mask=mask & (frame > 0), other=0.0)
+    tl.store(pointers, values, mask=mask)
+
+
+@triton.jit
+def _add_colour(k: tl.constexpr, HARMONICS: tl.constexpr, c0, c1, c2, x, y, z, red, green, blue):
+    if k < HARMONICS:
+        value = harmonic(k, x, y, z)
+        red += value * c0
+        green += value * c1
+        blue += value * c2
+    return red, green, blue
+
+
+@triton.jit
+def _colour_backward(
+    k: tl.constexpr, HARMONICS: tl.constexpr, c0, c1, c2, g_red, g_green, g_blue, share, x, y, z, g0, g1, g2
+):
+    """The coefficient's gradient, summed over the views, and (g0, g1, g2): the direction's, added up."""
+    if (k > 0) & (k < HARMONICS):
+        g0, g1, g2 = add_gradient(k, c0 * g_red + c1 * g_green + c2 * g_blue, x, y, z, g0, g1, g2)
+    if k < HARMONICS:
+        value = harmonic(k, x, y, z) * share
+        c0 = tl.sum(value * g_red, 1, keep_dims=True)
+        c1 = tl.sum(value * g_green, 1, keep_dims=True)
+        c2 = tl.sum(value * g_blue, 1, keep_dims=True)
+    return c0, c1, c2, g0, g1, g2
 
 
 @triton.jit
@@ -251,8 +324,9 @@ def _forward_kernel(
     TILE: tl.constexpr, VIEWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     f = tl.program_id(2).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]  # [1, Gaussians]
-    v = tl.program_id(1) * VIEWS + tl.arange(0, VIEWS)[:, None]  # [views, 1]
+    gaussian = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n = gaussian[:, None]  # [Gaussians, 1]
+    v = tl.program_id(1) * VIEWS + tl.arange(0, VIEWS)[None, :]  # [1, views]
     exists = n < N
     W, H = width.to(tl.float32), height.to(tl.float32)
 
@@ -303,8 +377,9 @@ def _forward_kernel(
     _store3(conics + f * V * N * 3 + row * 3, a * inverse, b * inverse, c * inverse, stored)
     tl.store(weights + f * V * N + row, tl.where(visible, weight, 0.0), mask=stored)
     tl.store(depths + f * V * N + row, tl.where(visible, depth, 0.0), mask=stored)
-    middle = 0.5 * (xx + yy)
-    longest = middle + tl.sqrt(tl.maximum(middle * middle - determinant, 0.0))
+    # The larger eigenvalue, under the root as a sum of squares: the twin's difference would cancel for round Gaussians.
+    apart = 0.5 * (xx - yy)
+    longest = 0.5 * (xx + yy) + tl.sqrt(apart * apart + xy * xy)
     tl.store(radii + f * V * N + row, tl.where(visible, 3.0 * tl.sqrt(longest), 0.0), mask=stored)
 
     x0, x1, any_x = _tiles(tl.where(visible, px, 0.0), tl.where(visible, half_x, 0.0), width, TILE)
@@ -318,14 +393,15 @@ def _forward_kernel(
 
     x, y, z, _ = _direction(mx, my, mz, r00, r01, r02, r10, r11, r12, r20, r21, r22, tx, ty, tz)
     red, green, blue = tl.zeros_like(x) + 0.5, tl.zeros_like(x) + 0.5, tl.zeros_like(x) + 0.5
-    if not SHARED:
-        sh += f * N * (HARMONICS * 3)
-    for k in tl.static_range(HARMONICS):
-        value = harmonic(k, x, y, z)
-        c0, c1, c2 = _load3(sh + n * (HARMONICS * 3) + k * 3, exists)
-        red += value * c0
-        green += value * c1
-        blue += value * c2
+    owner = f * N
+    if SHARED:
+        owner = owner * 0
+    for k in tl.static_range(0, HARMONICS, 4):
+        a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2 = _load_coefficients(sh, owner, gaussian, N, k, HARMONICS)
+        red, green, blue = _add_colour(k, HARMONICS, a0, a1, a2, x, y, z, red, green, blue)
+        red, green, blue = _add_colour(k + 1, HARMONICS, b0, b1, b2, x, y, z, red, green, blue)
+        red, green, blue = _add_colour(k + 2, HARMONICS, c0, c1, c2, x, y, z, red, green, blue)
+        red, green, blue = _add_colour(k + 3, HARMONICS, d0, d1, d2, x, y, z, red, green, blue)
     red = tl.where(visible, tl.maximum(red, 0.0), 0.0)
     green = tl.where(visible, tl.maximum(green, 0.0), 0.0)
     blue = tl.where(visible, tl.maximum(blue, 0.0), 0.0)
@@ -346,7 +422,8 @@ def _backward_kernel(
     end = frame + 1
     if SHARED:
         end = F
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)[None, :]
+    gaussian = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    n = gaussian[:, None]
     exists = n < N
     W, H = width.to(tl.float32), height.to(tl.float32)
     # while, not range: with NumPy 2.4 Triton's interpreter has no range over what is known at run time alone.
@@ -358,12 +435,12 @@ def _backward_kernel(
         s3, s4, s5 = _load3(covariances + at * 6 + 3, exists)
         opacity = tl.load(opacities + at, mask=exists, other=0.0)
 
-        zero = tl.zeros([1, BLOCK], tl.float32)
+        zero = tl.zeros([BLOCK, 1], tl.float32)
         d_x, d_y, d_z, d_opacity = zero, zero, zero, zero
         d0, d1, d2, d3, d4, d5 = zero, zero, zero, zero, zero, zero
         group = 0
         while group < V:
-            v = group + tl.arange(0, GROUP)[:, None]
+            v = group + tl.arange(0, GROUP)[None, :]
             row = v * N + n
             r00, r01, r02, r10, r11, r12, r20, r21, r22, tx, ty, tz, fx, fy, cx, cy = _camera(
                 w2c, intrinsics, f * V + v, v < V
@@ -436,7 +513,7 @@ def _backward_kernel(
 
         # Colours, all views at once: a coefficient's gradient is then a sum within the tile and need not be carried
         # from view to view. The clamp at 0 stops the gradient; what is not visible has the colour 0.
-        v = tl.arange(0, VIEWS)[:, None]
+        v = tl.arange(0, VIEWS)[None, :]
         row = v * N + n
         red, green, blue = _load3(colours + image * 3 + row * 3, exists & (v < V))
         g_red = tl.load(g_colours + image * 3 + row * 3, mask=red > 0.0, other=0.0)
@@ -449,24 +526,26 @@ def _backward_kernel(
         x, y, z, inverse = _direction(mx, my, mz, r00, r01, r02, r10, r11, r12, r20, r21, r22, tx, ty, tz)
         x, y, z = tl.where(lit, x, 0.0), tl.where(lit, y, 0.0), tl.where(lit, z, 0.0)
         g0, g1, g2 = tl.zeros_like(x), tl.zeros_like(x), tl.zeros_like(x)
-        offset = at * (HARMONICS * 3)
-        share = 1.0
+        owner, share = f * N, 1.0
         if SHARED:
-            offset = n * (HARMONICS * 3)
-            share = 1.0 / F
-        for k in tl.static_range(HARMONICS):
-            value = harmonic(k, x, y, z) * share
-            d_red = tl.sum(value * g_red, 0, keep_dims=True)
-            d_green = tl.sum(value * g_green, 0, keep_dims=True)
-            d_blue = tl.sum(value * g_blue, 0, keep_dims=True)
-            if SHARED:
-                # What this program has stored for the frames before.
-                e0, e1, e2 = _load3(d_sh + offset + k * 3, exists & (frame > 0))
-                d_red, d_green, d_blue = d_red + e0, d_green + e1, d_blue + e2
-            _store3(d_sh + offset + k * 3, d_red, d_green, d_blue, exists)
-            if k > 0:
-                c0, c1, c2 = _load3(sh + offset + k * 3, exists)
-                g0, g1, g2 = add_gradient(k, c0 * g_red + c1 * g_green + c2 * g_blue, x, y, z, g0, g1, g2)
+            owner, share = owner * 0, 1.0 / F
+        for k in tl.static_range(0, HARMONICS, 4):
+            a0, a1, a2, b0, b1, b2, c0, c1, c2, d0, d1, d2 = _load_coefficients(sh, owner, gaussian, N, k, HARMONICS)
+            a0, a1, a2, g0, g1, g2 = _colour_backward(
+                k, HARMONICS, a0, a1, a2, g_red, g_green, g_blue, share, x, y, z, g0, g1, g2
+            )
+            b0, b1, b2, g0, g1, g2 = _colour_backward(
+                k + 1, HARMONICS, b0, b1, b2, g_red, g_green, g_blue, share, x, y, z, g0, g1, g2
+            )
+            c0, c1, c2, g0, g1, g2 = _colour_backward(
+                k + 2, HARMONICS, c0, c1, c2, g_red, g_green, g_blue, share, x, y, z, g0, g1, g2
+            )
+            d0, d1, d2, g0, g1, g2 = _colour_backward(
+                k + 3, HARMONICS, d0, d1, d2, g_red, g_green, g_blue, share, x, y, z, g0, g1, g2
+            )
+            _store4(d_sh, owner, gaussian, N, k * 3, HARMONICS, a0, a1, a2, b0, SHARED, frame)
+            _store4(d_sh, owner, gaussian, N, k * 3 + 4, HARMONICS, b1, b2, c0, c1, SHARED, frame)
+            _store4(d_sh, owner, gaussian, N, k * 3 + 8, HARMONICS, c2, d0, d1, d2, SHARED, frame)
         if HARMONICS > 1:
             # Through the normalisation: only what is across the direction turns it.
             along = g0 * x + g1 * y + g2 * z
@@ -481,5 +560,5 @@ def _backward_kernel(
 
 @triton.jit
 def _total(x, visible):
-    """The sum over the views that see the Gaussian, [1, Gaussians]."""
-    return tl.sum(tl.where(visible, x, 0.0), 0, keep_dims=True)
+    """The sum over the views that see the Gaussian, [Gaussians, 1]."""
+    return tl.sum(tl.where(visible, x, 0.0), 1, keep_dims=True)
