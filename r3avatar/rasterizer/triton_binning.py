@@ -25,7 +25,7 @@ PACK_BLOCK, PACK_WARPS = 128, 4
 BIN_CHUNK, BIN_WARPS = 2048, 8
 TILE_CHUNK, TILE_WARPS = 128, 4
 if interpreting():  # an operation costs much the same at any length there
-    PACK_BLOCK, TILE_CHUNK = 1024, 512
+    PACK_BLOCK, BIN_CHUNK, TILE_CHUNK = 512, 512, 256
 
 RECORD = 12  # words a Gaussian: x, y, p_xx, p_xy, p_yy, log2(opacity), r, g, b, columns, rows, unused
 LOG2E = tl.constexpr(1.4426950408889634)
@@ -49,6 +49,14 @@ def tile_grid(width: int, height: int) -> tuple[int, int]:
     return triton.cdiv(width, TILE), triton.cdiv(height, TILE)
 
 
+def bin_shift(columns: int, rows: int) -> int:
+    """Logarithm of a bin's width in tiles: so large that a bin's column and row fit 8 bits each."""
+    shift = BIN_SHIFT
+    while max(columns, rows) > 256 << shift:
+        shift += 1
+    return shift
+
+
 def build_tile_lists(
     means2d: Tensor,
     conics: Tensor,
@@ -68,14 +76,12 @@ def build_tile_lists(
             colours: [B, N, 3]; depths: [B, N]; all float32 and contiguous, N > 0.
         boxes: [B, N, 4] int32: x0, y0, x1, y1 in tiles, half-open; empty where not visible.
         capacity: room for so many entries in all lists together; what does not fit is dropped.
-        fill: [1] int32, raised to 1000 times (entries needed / capacity): above 1000, entries were dropped. It stays
-            as it is where the capacity suffices for any scene.
+        fill: [1] int32, raised to 1000 times (entries needed / capacity), above 1000: entries were dropped. It stays
+            at 1 or less where the capacity suffices for any scene.
     """
     B, N = depths.shape
     columns, rows = tile_grid(width, height)
-    shift = BIN_SHIFT
-    while max(columns, rows) > 256 << shift:  # a bin's column and row fit 8 bits
-        shift += 1
+    shift = bin_shift(columns, rows)
     bins_x, bins_y = triton.cdiv(columns, 1 << shift), triton.cdiv(rows, 1 << shift)
     tiles, bins, device = columns * rows, bins_x * bins_y, depths.device
     limit = capacity if capacity < B * N * tiles else 1 << 40

@@ -13,7 +13,6 @@ from __future__ import annotations
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from ..triton_support import interpreting
@@ -26,7 +25,7 @@ FORWARD_GROUP, FORWARD_WARPS = 8, 4
 BACKWARD_GROUP, BACKWARD_WARPS = 4, 2
 SPREAD_BLOCK, SPREAD_WARPS = 128, 4
 if interpreting():  # an operation costs much the same at any length there
-    FORWARD_GROUP = BACKWARD_GROUP = 32
+    FORWARD_GROUP = BACKWARD_GROUP = 64
     SPREAD_BLOCK = 1024
 
 # The interpreter runs functions given to a scan or a sum element by element, in Python: it gets built-in ones.

@@ -85,6 +85,12 @@ class TritonRasterizer(Rasterizer):
         means = gaussians.means
         if means.device.type != "cuda" and not interpreting():
             raise TypeError(f"rasterizer=triton takes CUDA tensors; means are on {means.device}. Use rasterizer=numba")
+        recording = means.is_cuda and torch.cuda.is_current_stream_capturing()
+        first = self._fill is None or self._fill.device != means.device
+        if first:
+            if recording:
+                raise RuntimeError("a TritonRasterizer has to render once before it can be recorded as a CUDA graph")
+            self._fill = torch.zeros(1, dtype=torch.int32, device=means.device)
         means2d, conics, weights, colours, depths, radii, boxes = project(
             means, gaussians.covariances, gaussians.opacities, gaussians.sh, cameras.w2c, cameras.K,
             cameras.width, cameras.height, self.eps2d, self.near, self.antialiased, TILE,
@@ -95,12 +101,6 @@ class TritonRasterizer(Rasterizer):
             rgb = background.expand(F, V, cameras.height, cameras.width, 3).clone()
             return RenderOutput(rgb, rgb.new_zeros(rgb.shape[:-1]), radii, means2d)
 
-        recording = means.is_cuda and torch.cuda.is_current_stream_capturing()
-        first = self._fill is None or self._fill.device != means.device
-        if first:
-            if recording:
-                raise RuntimeError("a TritonRasterizer has to render once before it can be recorded as a CUDA graph")
-            self._fill = torch.zeros(1, dtype=torch.int32, device=means.device)
         look = (first or not means2d.requires_grad) and not recording
         while True:
             fill = torch.zeros_like(self._fill) if look else self._fill
