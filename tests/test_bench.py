@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from r3avatar.avatar import build_avatar
+from r3avatar.benchmarks import side_by_side
 from r3avatar.benchmarks.clock import Stages, latencies, rate
 from r3avatar.benchmarks.machine import host_memory_mib, nvidia_smi, seconds_since_start
 from r3avatar.benchmarks.points import resample, surface_points
@@ -63,23 +64,59 @@ def test_every_section(workplace, tiny_capture):
         assert word in text
 
 
-@pytest.mark.slow
-def test_runs_side_by_side(workplace, tiny_capture):
-    text = workplace(
-        "bench", *tiny_capture, *SMALL, "trainer.accelerator=cpu", "rasterizer=numba", "runs=2", "out=runs.json"
-    )
-    runs = json.loads((workplace.folder / "runs.json").read_text())["runs"]
+STAND_IN = """
+import json, os, sys
+sys.path[:0] = {path}
+from r3avatar.benchmarks.side_by_side import barrier
+if "seed=13" in sys.argv:
+    sys.exit("no luck")
+out = sys.argv[-1].removeprefix("out='").removesuffix("'")
+barrier()()
+assert sys.argv[1:-1] == ["seed=3", "runs=1", "sections=[training]", "loops=[density]", "stages=false"]
+rate = 100.0 if os.environ["R3AVATAR_BENCH_BARRIER"].endswith(":1") else 60.0
+loop = {{"images_per_second": rate, "ms": 1.0, "gaussians_last": 5, "first_step_s": 2.0}}
+json.dump({{"training": {{"loop": loop, "memory": {{"private_mib": 7.0}}}}}}, open(out, "w"))
+"""
+
+
+def test_runs_side_by_side(monkeypatch, tmp_path):
+    script = tmp_path / "stand_in.py"
+    script.write_text(STAND_IN.format(path=sys.path))
+    monkeypatch.setattr(side_by_side, "COMMAND", (sys.executable, str(script)))
+    runs = side_by_side.side_by_side(["seed=3"], 2)
     assert set(runs) == {"alone", "run_1_of_2", "run_2_of_2", "together"}
-    rates = [runs[f"run_{number}_of_2"]["images_per_second"] for number in (1, 2)]
-    assert runs["together"]["images_per_second"] == pytest.approx(sum(rates))
-    assert runs["run_1_of_2"]["ratio_to_alone"] == pytest.approx(rates[0] / runs["alone"]["images_per_second"])
-    assert "ratio to alone" in text
+    assert runs["alone"]["images_per_second"] == 100 and runs["run_2_of_2"]["ratio_to_alone"] == 0.6
+    assert runs["together"]["images_per_second"] == 120 and runs["together"]["ratio_to_alone"] == 1.2
+    with pytest.raises(RuntimeError, match=r"ended with 1(.|\n)*no luck"):
+        side_by_side.side_by_side(["seed=13"], 2)
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_real_runs_side_by_side(workplace, tiny_capture):
+    workplace("bench", *tiny_capture, *SMALL, "runs=2", "out=runs.json", timeout=900)
+    runs = json.loads((workplace.folder / "runs.json").read_text())["runs"]
+    assert all(values["images_per_second"] > 0 for values in runs.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_the_gpu(workplace, tiny_capture):
+    workplace("bench", *tiny_capture, "sections=[training,rendering]", "seconds=1", "out=gpu.json", timeout=900)
+    report = json.loads((workplace.folder / "gpu.json").read_text())
+    assert report["device"] == "cuda" and report["machine"]["gpu"]
+    assert report["training"]["memory"]["device_tensors_peak_mib"] > 0
+    if "Triton" in report["rasterizer"]:
+        assert report["training"]["rasterizer_alone_graph"]["images_per_second"] > 0
 
 
 def test_mistakes_are_named():
     for words, message in {
         ("sections=[trainig]",): "choose from",
         ("loops=[all]",): "choose from",
+        ("loops=[]",): "times no training",
         ("runs=0",): "at least 1",
         ("gaussians=1",): "at least 2",
     }.items():

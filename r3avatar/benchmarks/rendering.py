@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable
@@ -78,5 +79,5 @@ def rendering(
 
 def _row(times: list[float], share: float, camera: Cameras) -> dict:
     ms = statistics.median(times) + share
-    slow = sorted(times)[int(0.95 * (len(times) - 1))] + share
+    slow = sorted(times)[math.ceil(0.95 * (len(times) - 1))] + share
     return {"frames_per_second": 1e3 / ms, "ms": ms, "ms_95": slow, "size": f"{camera.width}x{camera.height}"}

@@ -14,6 +14,7 @@ from pathlib import Path
 from r3avatar.benchmarks.machine import device_memory_used
 
 BARRIER = "R3AVATAR_BENCH_BARRIER"  # FOLDER:COUNT, for the processes that this module starts
+COMMAND = (sys.executable, "-m", "r3avatar.cli", "bench")
 PATIENCE = 900.0  # seconds until all processes must be ready
 
 
@@ -55,10 +56,7 @@ def side_by_side(overrides: Sequence[str], runs: int) -> dict[str, dict]:
 def _measure(overrides: Sequence[str], count: int) -> tuple[list[dict], dict]:
     """Each process's rates; and the device's memory that a process took, where it can be told."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [
-            sys.executable, "-m", "r3avatar.cli", "bench", *overrides,
-            "runs=1", "sections=[training]", "loops=[density]", "stages=false",
-        ]  # fmt: skip
+        command = [*COMMAND, *overrides, "runs=1", "sections=[training]", "loops=[density]", "stages=false"]
         environment = {**os.environ, BARRIER: f"{folder}:{count}"}
         before, peak, processes = device_memory_used(), 0.0, []
         try:

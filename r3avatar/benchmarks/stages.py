@@ -31,7 +31,8 @@ def stage_times(
 ) -> tuple[dict[str, dict], Gaussians, Cameras]:
     """Milliseconds of each stage of a training step that is launched kernel by kernel (no CUDA graph).
 
-    size: width and height of the training cameras' whole frames. On CUDA a stage's time is that between two events: of
+    data: as the trainer has used it, so that batches come from where the trainer's came from. size: width and height
+    of the training cameras' whole frames. On CUDA a stage's time is that between two events: of
     its launches, where they take longer than its kernels.
 
     Returns the stages by name ('ms'; for the density edit 'ms' of one edit and 'edits_per_step'), and the last step's
@@ -46,6 +47,7 @@ def stage_times(
     steps, edits, begin = 0, 0, time.perf_counter()
     for step in itertools.count():
         if step == warm_up:
+            module.rasterizer.check_capacity()
             stages, steps, edits, begin = Stages(device), 0, 0, time.perf_counter()
         stages.begin()
         batch = next(batches).to(device)
@@ -72,19 +74,21 @@ def stage_times(
             edit = density.step(avatar.gaussians, module.images, module.extent)
             if edit is not None:
                 apply_edit(optimizer, avatar.gaussians, edit)
+            module.rasterizer.check_capacity()
             stages.end_of("density_edit")
             edits += 1
         stages.finish()
         steps += 1
         if step > warm_up and time.perf_counter() - begin >= seconds:
             break
+    batches.close()  # it may own threads
     medians = stages.medians()
     result: dict[str, dict] = {f"stage_{name}": {"ms": medians[name]} for name in STAGES if name in medians}
     if "density_edit" in medians:
         result["stage_density_edit"]["edits_per_step"] = edits / steps
     shares = [value["ms"] * value.get("edits_per_step", 1) for value in result.values()]
     result["stages_together"] = {"ms": sum(shares), "images_per_second": 1e3 * images / sum(shares)}
-    return result, gaussians._map(lambda x: x.detach()), batch.cameras
+    return result, gaussians._map(lambda x: x.detach()), batch.cameras._map(torch.clone)
 
 
 def rasterizer_limit(
@@ -108,6 +112,8 @@ def rasterizer_limit(
         torch.autograd.backward([render.rgb, render.alpha], slopes)
         return render.rgb.detach()
 
+    once(cameras)
+    rasterizer.check_capacity()
     stages = Stages(device)
     for _ in range(8):
         for leaf in leaves.values():
@@ -118,6 +124,7 @@ def rasterizer_limit(
         torch.autograd.backward([render.rgb, render.alpha], slopes)
         stages.end_of("backward")
         stages.finish()
+    del render  # nodes of its graph belong to this stream, and could not be recorded on another
     medians = stages.medians()
     result = {"rasterizer_alone": _rate(lambda: once(cameras), F * V, device, seconds)}
     result["rasterizer_alone"] |= {"forward_ms": medians["forward"], "backward_ms": medians["backward"]}

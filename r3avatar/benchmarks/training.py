@@ -68,6 +68,8 @@ def train_rate(
         raise ValueError(f"warm_up is {warm_up}; at least one step comes before the first window")
     windows = Windows(warm_up, seconds, ready=ready)
     make_trainer([*callbacks, windows]).fit(module, data)
+    if len(windows.rates) < windows.windows:
+        raise RuntimeError(f"the training ended after {len(windows.rates)} of {windows.windows} measured windows")
     rates, steps = zip(*windows.rates)
     return {
         "images_per_second": statistics.median(rates),
