@@ -61,6 +61,6 @@ class Playback:
         if key not in self._recorded:
             self._recorded[key] = RecordedFunction()
         output = self._recorded[key](function, arguments, addresses=self.rasterizer.generation)
-        if self.rasterizer.check_capacity():  # some of the lists may have been cut short
+        while self.rasterizer.check_capacity():  # some of the lists may have been cut short
             output = self._recorded[key](function, arguments, addresses=self.rasterizer.generation)
         return output._map(torch.clone)

@@ -36,7 +36,8 @@ def _rodrigues(rotvecs, matrices, N, SMOOTHED: tl.constexpr, BLOCK: tl.constexpr
     mask = n < N
     x, y, z, angle = _axis(rotvecs, n, mask, SMOOTHED)
     s, cos = tl.sin(angle), tl.cos(angle)
-    c = 1 - cos
+    half = tl.sin(0.5 * angle)
+    c = 2 * half * half  # 1 - cos, without its cancellation at small angles
     if SMOOTHED:
         xx, yy, zz = cos + c * x * x, cos + c * y * y, cos + c * z * z
     else:
@@ -53,7 +54,8 @@ def _rodrigues_backward(rotvecs, d_matrices, d_rotvecs, N, SMOOTHED: tl.constexp
     mask = n < N
     x, y, z, angle = _axis(rotvecs, n, mask, SMOOTHED)
     s, cos = tl.sin(angle), tl.cos(angle)
-    c = 1 - cos
+    half = tl.sin(0.5 * angle)
+    c = 2 * half * half  # 1 - cos, without its cancellation at small angles
     g00, g01, g02, g10, g11, g12, g20, g21, g22 = load_matrices(d_matrices, n * 9, mask)
     trace = g00 + g11 + g22
     vx, vy, vz = g21 - g12, g02 - g20, g10 - g01

@@ -11,6 +11,7 @@ import logging
 
 import torch
 
+from ..triton_support import installed
 from .base import Rasterizer
 from .gsplat_cuda import GsplatRasterizer
 from .inria import InriaRasterizer
@@ -34,8 +35,8 @@ def make_rasterizer(name: str = "auto", **options) -> Rasterizer:
     """A rasterizer by name.
 
     Args:
-        name: "torch", "numba", "gsplat", "triton", "inria", or "auto": gsplat where CUDA and gsplat are there, else
-            numba.
+        name: "torch", "numba", "gsplat", "triton", "inria", or "auto": on CUDA triton, or gsplat where only that is
+            installed, else numba.
         options: the rasterizer's own keyword arguments (eps2d, near, antialiased).
 
     Raises:
@@ -44,9 +45,9 @@ def make_rasterizer(name: str = "auto", **options) -> Rasterizer:
     """
     if name == "auto":
         cuda, gsplat = torch.cuda.is_available(), importlib.util.find_spec("gsplat") is not None
-        name = "gsplat" if cuda and gsplat else "numba"
-        reason = "" if name == "gsplat" else " (no CUDA device)" if not cuda else " (CUDA, but gsplat is not installed)"
-        log.info("rasterizer: %s%s", name, reason)
+        name = "numba" if not cuda else "triton" if installed() else "gsplat" if gsplat else "numba"
+        reason = " (CUDA, but neither triton nor gsplat is installed)" if cuda else " (no CUDA device)"
+        log.info("rasterizer: %s%s", name, reason if name == "numba" else "")
     if name == "torch":
         return TorchRasterizer(**options)
     if name == "numba":

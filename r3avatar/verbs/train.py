@@ -47,6 +47,7 @@ def build_data(config: DictConfig, capture: Capture, body: BodyModel) -> Capture
         frames_per_step=config.batch.frames,
         views_per_step=config.batch.views,
         cache=config.cache.folder,
+        gpu_gib=config.cache.gpu_gib,
         workers=config.workers,
         seed=config.seed,
         validation_frames=config.validation.frames,

@@ -220,7 +220,7 @@ def test_lightning_takes_the_batches_as_they_are(capture, body, cache, tmp_path,
     trainer.fit(module, data)
     assert len(module.seen) == 5 and data.schedule.position == 5
     for ours, theirs in zip(module.seen, expected, strict=True):
-        assert ours.rgb.device == module.device
+        assert ours.rgb.device == trainer.strategy.root_device
         _assert_equal(ours, theirs)
     batch = module.seen[0]
     assert data.transfer_batch_to_device(batch, batch.rgb.device, 0) is batch

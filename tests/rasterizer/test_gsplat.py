@@ -5,7 +5,7 @@ import importlib.util
 import pytest
 import torch
 
-from r3avatar.rasterizer import GsplatRasterizer, make_rasterizer
+from r3avatar.rasterizer import GsplatRasterizer
 
 from .conformance import SCENES, check, run
 
@@ -18,12 +18,6 @@ needs_cuda = pytest.mark.skipif(not FOUND, reason="needs a CUDA device and gspla
 @pytest.mark.parametrize("name", SCENES)
 def test_agrees_with_the_reference(name):
     check(GsplatRasterizer, SCENES[name](), "cuda")
-
-
-@pytest.mark.gpu
-@needs_cuda
-def test_auto_takes_gsplat():
-    assert isinstance(make_rasterizer("auto"), GsplatRasterizer)
 
 
 @pytest.mark.gpu
