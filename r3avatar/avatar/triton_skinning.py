@@ -28,7 +28,7 @@ from r3avatar.triton_matrices import (
 
 # Tiles, chosen on an H200; results do not depend on them but for rounding.
 BLEND_BLOCK, BLEND_WARPS = 32, 4  # Gaussians of a program
-BLEND_BACKWARD_BLOCK, BLEND_BACKWARD_WARPS = 32, 8
+BLEND_BACKWARD_BLOCK, BLEND_BACKWARD_WARPS = 16, 4
 PLACE_BLOCK, PLACE_WARPS = 128, 4
 PLACE_BACKWARD_BLOCK, PLACE_BACKWARD_WARPS = 64, 2
 

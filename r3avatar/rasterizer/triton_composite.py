@@ -19,10 +19,9 @@ from ..triton_support import interpreting
 from .projection import ALPHA_MAX, T_MIN
 from .triton_binning import LOG2_255, LOG2E, RECORD, TILE, build_tile_lists, tile_grid
 
-# For tuning: Gaussians a block (a power of two) and warps a tile. More warps share out a crowded tile; fewer leave more
-# pixels to a thread, which makes the sums over pixels cheaper.
-FORWARD_GROUP, FORWARD_WARPS = 8, 4
-BACKWARD_GROUP, BACKWARD_WARPS = 4, 2
+# For tuning: Gaussians a block (a power of two) and warps a tile. One warp a tile never waits for another.
+FORWARD_GROUP, FORWARD_WARPS = 32, 1
+BACKWARD_GROUP, BACKWARD_WARPS = 16, 1
 SPREAD_BLOCK, SPREAD_WARPS = 128, 4
 if interpreting():  # an operation costs much the same at any length there
     FORWARD_GROUP = BACKWARD_GROUP = 64

@@ -22,7 +22,7 @@ from r3avatar.training import losses
 
 # Tuning: values of a row and rows that one program covers, and its warps. COLUMNS is a power of two, 32 * WARPS or a
 # small multiple; fewer rows mean more programs, and more of the 10 rows of overlap.
-COLUMNS, ROWS, WARPS = 128, 32, 4
+COLUMNS, ROWS, WARPS = 128, 24, 4
 # Threads read single values, wherever these lie: no kernel of its own for a batch that is a slice of a buffer.
 _INPUTS = ["rgb", "alpha", "truth", "mask", "rect"]
 # The finishing kernel is one program that sums blocks of IMAGES x TILES.
