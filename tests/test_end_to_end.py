@@ -184,3 +184,12 @@ def test_every_shipped_experiment_runs(workplace, tiny_capture, experiment):
               "batch.views=2", "batch.frames=1", "media=false")  # fmt: skip
     metrics = json.loads((workplace.folder / "outputs" / experiment / "metrics.json").read_text())
     assert metrics["novel_pose"]["paper"]["psnr"] > 5
+
+
+def test_curves_of_runs_are_plotted(tiny_run, tmp_path):
+    curve = json.loads((tiny_run / "metrics.json").read_text())["train"]["curve"]
+    assert [point["images"] for point in curve] == [8, 16]
+    assert all(point["psnr"] > 5 and 0 < point["ssim"] < 1 and point["seconds"] > 0 for point in curve)
+    tool = Path(__file__).parents[1] / "tools" / "plot_curves.py"
+    subprocess.run([sys.executable, tool, tiny_run, "--out", tmp_path / "curves.png"], check=True)
+    assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -30,3 +30,23 @@ def retrieval_timeline(path: Path, query: list[int], times: np.ndarray, jumps: n
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path
+
+
+def training_curves(path: Path, curves: dict[str, list[dict[str, float]]]) -> Path:
+    """Novel-view PSNR of runs against images seen and against seconds of training.
+
+    curves: a run's name to its validations, each with `images`, `seconds` and `psnr` (`train.curve` of metrics.json).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
+    for name, curve in curves.items():
+        for axis, key in zip(axes, ("images", "seconds")):
+            axis.plot([point[key] for point in curve], [point["psnr"] for point in curve], ".-", lw=1, label=name)
+    for axis, label in zip(axes, ("images seen", "seconds of training")):
+        axis.set(xlabel=label, xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("novel-view PSNR (whole frame, black), dB")
+    axes[1].legend(fontsize=8)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+    return path

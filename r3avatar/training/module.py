@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from r3avatar.avatar import Attributes, Avatar
 from r3avatar.cuda_graphs import RecordedFunction
-from r3avatar.evaluation.metrics import psnr
+from r3avatar.evaluation.metrics import psnr, ssim
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.training.optimizer import LearningRates, place_rates
 from r3avatar.types import Batch, RenderOutput
@@ -79,6 +79,7 @@ class AvatarModule(pl.LightningModule):
         self.make_optimizer, self.learning_rates, self.budget = optimizer, learning_rates, budget
         self.extent, self.sh_degree_every, self.cuda_graph = extent, sh_degree_every, cuda_graph
         self.images, self.seconds = 0, 0.0  # seen, and spent in training so far, checkpoints included
+        self.curve: list[dict[str, float]] = []  # of every validation: images, seconds, Gaussians, novel-view metrics
         self.render: RenderOutput | None = None  # of the latest step
         self.observer: Observer | None = None  # the density control's callback
         self._graph: RecordedFunction | None = None
@@ -157,19 +158,25 @@ class AvatarModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         render = self.rasterizer(self.avatar(batch.pose, batch.time), batch.cameras)
-        truth = batch.rgb.float() / 255
-        value = psnr(render.rgb.clamp(0, 1).flatten(0, 1), truth.flatten(0, 1)).mean()
-        self.log("novel_view/psnr", value, batch_size=batch.rgb.shape[1], on_epoch=True, on_step=False)
+        truth, image = (batch.rgb.float() / 255).flatten(0, 1), render.rgb.clamp(0, 1).flatten(0, 1)
+        for name, metric in {"psnr": psnr, "ssim": ssim}.items():
+            value = metric(image, truth).mean()
+            self.log(f"novel_view/{name}", value, batch_size=batch.rgb.shape[1], on_epoch=True, on_step=False)
         return {"rgb": render.rgb, "alpha": render.alpha}
 
     def on_validation_end(self) -> None:
+        metrics = self.trainer.callback_metrics
+        values = {name: round(float(metrics[f"novel_view/{name}"]), 5) for name in ("psnr", "ssim")}
+        at = {"images": self.images, "seconds": round(self.seconds, 3), "gaussians": len(self.avatar.gaussians)}
+        self.curve.append({**at, **values})
         self._clock = time.monotonic()  # a validation is not training time
 
     def configure_optimizers(self):
         return self.make_optimizer(self.avatar, self.extent)
 
     def on_save_checkpoint(self, checkpoint: dict) -> None:
-        checkpoint["progress"] = {"images": self.images, "seconds": self.seconds}
+        checkpoint["progress"] = {"images": self.images, "seconds": self.seconds, "curve": self.curve}
 
     def on_load_checkpoint(self, checkpoint: dict) -> None:
-        self.images, self.seconds = checkpoint["progress"]["images"], checkpoint["progress"]["seconds"]
+        progress = checkpoint["progress"]
+        self.images, self.seconds, self.curve = progress["images"], progress["seconds"], progress["curve"]

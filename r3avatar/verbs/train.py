@@ -132,6 +132,7 @@ def run(config: DictConfig) -> float | None:
             "seconds": round(module.seconds, 2),
             "images_per_second": round(module.images / max(module.seconds, 1e-9), 2),
             "gaussians": len(module.avatar.gaussians),
+            "curve": module.curve,
             "peak_memory_gib": round(peak_memory_gib(), 2),
             "device": str(trainer.strategy.root_device),
         },
