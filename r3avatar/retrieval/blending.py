@@ -26,10 +26,18 @@ def part_weights(lbs_weights: Tensor, kind: str) -> Tensor:
 @functools.lru_cache(maxsize=8)
 def _membership(kind: str, device: torch.device, dtype: torch.dtype) -> Tensor:
     """[J, 5], 1 where a joint belongs to a part; kept, or every picture would wait for a copy to the GPU."""
-    membership = torch.zeros(JOINTS[kind], len(PARTS))
+    parts = part_of_joint(kind, torch.device("cpu"))
+    return (parts[:, None] == torch.arange(len(PARTS))).to(device, dtype)
+
+
+@functools.lru_cache(maxsize=8)
+def part_of_joint(kind: str, device: torch.device) -> Tensor:
+    """[J] int32: the part that each joint of body `kind` belongs to when parts are blended; kept likewise."""
+    check_kind(kind)
+    parts = torch.zeros(JOINTS[kind], dtype=torch.int32)
     for part, joints in enumerate(BLENDING_JOINTS[kind]):
-        membership[list(joints), part] = 1
-    return membership.to(device, dtype)
+        parts[list(joints)] = part
+    return parts.to(device)
 
 
 def fade(current: Tensor, previous: Tensor, jump: Tensor) -> Tensor:

@@ -27,8 +27,10 @@ class Retrieved:
 
     def __getitem__(self, rows) -> Retrieved:
         """Some of the query frames, e.g. those that are evaluated (`slice`, list or tensor: the Q axis stays)."""
-        if isinstance(rows, int):
-            rows = [rows]
+        if isinstance(rows, list) and len(rows) == 1:
+            rows = rows[0]
+        if isinstance(rows, int):  # a view: frame after frame is asked for while an avatar moves
+            rows = slice(rows, rows + 1 or None)
         return Retrieved(self.times[rows], self.previous[rows], self.distances[rows], self.neighbours[rows])
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -28,28 +30,35 @@ def greedy(distances: Tensor, times: Tensor, window: float = 3.0) -> Retrieved:
     if distances.shape != times.shape or distances.ndim != 3 or distances.shape[-1] == 0:
         shapes = f"{tuple(distances.shape)} and {tuple(times.shape)}"
         raise ValueError(f"distances and times must both be [Q, 5, k] with k > 0, not {shapes}")
-    device, dtype = distances.device, distances.dtype
-    # A recurrence over tiny rows: on the host, in float64, whatever device searched.
-    d, t = distances.double().cpu(), times.double().cpu()
-    Q, parts, k = d.shape
-    chosen, chosen_distance = t[:, :, 0].clone(), d[:, :, 0].clone()
-    previous = torch.full((Q, parts), torch.nan, dtype=torch.float64)
-    neighbours = torch.full((Q, parts), -1)
-    order = torch.arange(k)
-    for q in range(1, Q):
-        inside = (t[q] - chosen[q - 1, :, None]).abs() < window  # [5, k]
-        count = inside.sum(-1)
-        rank = torch.where(inside, order, k).sort(dim=-1).values.clamp_max(k - 1)  # kept candidates, nearest pose first
-        first, second = rank[:, :1], rank[:, 1:2] if k > 1 else rank[:, :1]
-        d_a, d_b = d[q].gather(-1, first)[:, 0], d[q].gather(-1, second)[:, 0]
-        t_a, t_b = t[q].gather(-1, first)[:, 0], t[q].gather(-1, second)[:, 0]
-        total = d_a + d_b
-        w = torch.where(total > 0, d_b / total.clamp_min(torch.finfo(torch.float64).tiny), 1.0)
-        w = torch.where(count >= 2, w, 1.0)
-        none = count == 0
-        chosen[q] = torch.where(none, t[q, :, 0], w * t_a + (1 - w) * t_b)
-        chosen_distance[q] = torch.where(none, d[q, :, 0], w * d_a + (1 - w) * d_b)
-        previous[q] = torch.where(none, chosen[q - 1], torch.nan)
-        neighbours[q] = count
-    floats = (x.to(device, dtype) for x in (chosen, previous, chosen_distance))
-    return Retrieved(*floats, neighbours.to(device))
+    # On the host and in float64, whatever device searched: a recurrence over few candidates, most of them never read.
+    d, t = (x.double().tolist() for x in (distances, times))
+    rows, last = [], None
+    for query in zip(d, t):
+        last = [_choose(*part, window, None if last is None else last[p][0]) for p, part in enumerate(zip(*query))]
+        rows.append(last)
+    # [Q, 5, 4]; an empty query has no rows to tell the shape from
+    found = torch.tensor(rows, dtype=torch.float64).reshape(*distances.shape[:2], 4)
+    floats = (found[..., i].to(distances) for i in range(3))
+    return Retrieved(*floats, found[..., 3].to(distances.device, torch.int64))
+
+
+def _choose(
+    distances: list[float], times: list[float], window: float, before: float | None
+) -> tuple[float, float, float, int]:
+    """A part's time in one frame, the time that it jumped from (NaN: it did not), its distance, and its neighbours.
+
+    before: the part's time in the frame before; None in the first one.
+    """
+    if before is None:
+        return times[0], math.nan, distances[0], -1
+    inside = [i for i, time in enumerate(times) if abs(time - before) < window]
+    if not inside:
+        return times[0], before, distances[0], 0
+    a = inside[0]
+    if len(inside) == 1:
+        return times[a], math.nan, distances[a], 1
+    b = inside[1]
+    total = distances[a] + distances[b]
+    w = distances[b] / total if total > 0 else 1.0
+    time, distance = (w * x[a] + (1 - w) * x[b] for x in (times, distances))
+    return time, math.nan, distance, len(inside)
