@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from r3avatar.avatar import Avatar
+from r3avatar.training.fused_adam import FusedAdam
 from r3avatar.training.schedules import log_linear
 
 GROUPS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement")
@@ -24,7 +25,7 @@ def make_optimizer(
     skinning: float = 5e-5,
     pose_refinement: float = 5e-5,
     eps: float = 1e-15,
-) -> torch.optim.Adam:
+) -> FusedAdam:
     """Adam whose groups carry `name` and `initial_lr`; absent parts (ablations) have no group.
 
     extent: radius of the training cameras, metres; it multiplies the positions' learning rate (3D Gaussian splatting).
@@ -48,7 +49,7 @@ def make_optimizer(
         for name, (values, rate) in parameters.items()
         if values
     ]
-    return torch.optim.Adam(groups, eps=eps, fused=True)
+    return FusedAdam(groups, eps=eps)
 
 
 def place_rates(optimizer: torch.optim.Optimizer, device: torch.device) -> None:
