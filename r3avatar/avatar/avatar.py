@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
@@ -10,9 +13,18 @@ from r3avatar.avatar.codebook import TemporalCodebook
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.skinning import Skinning
-from r3avatar.retrieval.blending import blend, part_weights
-from r3avatar.retrieval.retriever import Retrieved
+from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
+from r3avatar.retrieval.retrieved import Retrieved
+from r3avatar.triton_support import use_triton
 from r3avatar.types import BodyPose, Gaussians
+
+
+@dataclass
+class Constants:
+    """What the pictures of an avatar that no longer changes have in common."""
+
+    logits: Tensor | None  # [N, J] added to the logarithms of the skinning weights; None without such a network
+    sh: Tensor  # [N, K, 3] spherical harmonics of the active degree
 
 
 class Avatar(nn.Module):
@@ -50,62 +62,82 @@ class Avatar(nn.Module):
         """The F frames of a pose never recorded, with the appearance of the retrieved times."""
         return self.reconstruct(self.retrieve(retrieved), pose)
 
+    def constants(self) -> Constants:
+        """What no picture changes; for whoever makes many of an avatar that is trained."""
+        return Constants(self.skinning.logits(self.gaussians.positions), self.gaussians.sh)
+
     def record(self, times: Tensor) -> Attributes:
         """What the codebook has recorded for every Gaussian at `times` [F] (frames, fractions allowed)."""
         return self.decoder(self.codebook(self.gaussians.positions, times))
 
     def retrieve(self, retrieved: Retrieved) -> Attributes:
         """Attributes of the five body parts at their own times, mixed by the parts' skinning weights, [F, N, ...]."""
-        times, current, previous, fades = self.distinct_times(retrieved)
-        return self.blend_times(times, current, previous if fades else None)
-
-    def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor, bool]:
-        """Every time that is needed, once: times [D], the rows [F, P] of the parts' own times in it and of the times
-        that they jumped from, and whether any part jumps. On the avatar's device; decided where `retrieved` is.
-
-        D is 1 if all are the same, else as many as there could be: a recorded CUDA graph then fits every picture.
-        """
-        jump = retrieved.jump
-        fades = bool(jump.any())
-        wanted = retrieved.times.flatten()
-        if fades:
-            wanted = torch.cat([wanted, torch.where(jump, retrieved.previous, retrieved.times).flatten()])
-        times, rows = torch.unique(wanted, return_inverse=True)
-        if len(times) > 1:
-            times = torch.cat([times, times[-1:].expand(len(wanted) - len(times))])
         device = self.gaussians.positions.device
-        rows = rows.to(device, non_blocking=True).unflatten(0, (-1, *retrieved.times.shape))
-        return times.to(self.gaussians.positions), rows[0], rows[-1], fades
+        return self.blend_times(*(x.to(device) for x in self.distinct_times(retrieved)))
 
-    def blend_times(self, times: Tensor, current: Tensor, previous: Tensor | None = None) -> Attributes:
+    def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor]:
+        """Every time that is needed, once: times [D]; the rows [F, P] with the parts' own times; and the rows with those
+        that parts jumped from, their own where they did not. On the host, where all of this is decided.
+
+        D is a multiple of F, the last time repeated: at most 2 P kinds of pictures, each a recorded CUDA graph.
+        """
+        rows: dict[float, int] = {}
+        now, before = [], []
+        for time, last in zip(retrieved.times.flatten().tolist(), retrieved.previous.flatten().tolist()):
+            now.append(rows.setdefault(time, len(rows)))
+            before.append(now[-1] if math.isnan(last) else rows.setdefault(last, len(rows)))
+        times = list(rows)
+        times += times[-1:] * (-len(times) % max(1, len(retrieved)))
+        current, previous = torch.tensor([now, before], dtype=torch.int64).reshape(2, *retrieved.times.shape)
+        return torch.tensor(times, dtype=self.gaussians.positions.dtype), current, previous
+
+    def blend_times(
+        self, times: Tensor, current: Tensor, previous: Tensor, constants: Constants | None = None
+    ) -> Attributes:
         """Attributes [F, N, ...] of the five body parts at times[current], mixed by the parts' skinning weights.
 
         times [D] frames; current [F, P] rows of it; previous [F, P] likewise: the times that parts jumped from, equal
-        to `current` for parts that did not jump; None: none did.
+        to `current` for parts that did not jump.
         """
         recorded = self.record(times)  # fields [D, N, c]
-        now = recorded[current]  # fields [F, P, N, c]
-        before = now if previous is None else recorded[previous]
-        jump = torch.zeros_like(current, dtype=torch.bool) if previous is None else current != previous
-        weights = self._part_weights(now, before, jump)
-        names = ("offset", "opacity_logit", "scale", "rotation")
-        mixed = blend([getattr(now, n) for n in names], [getattr(before, n) for n in names], jump, weights)
-        return Attributes(*mixed)
+        if len(times) == 1:  # the same for all parts: their shares add up to 1
+            return recorded[current[:, 0]]
+        fields = tuple(getattr(recorded, name) for name in ("offset", "opacity_logit", "scale", "rotation"))
+        logits = self._logits(constants)
+        if use_triton(self.skinning.backend, times.device) and not torch.is_grad_enabled():
+            return Attributes(*self._blend_on_gpu(fields, current, previous, logits))
+        now = tuple(x[current] for x in fields)  # [F, P, N, c]
+        before = tuple(x[previous] for x in fields)
+        jump = current != previous
+        return Attributes(*blend(now, before, jump, self._part_weights(fade(now[0], before[0], jump), logits)))
 
-    def reconstruct(self, attributes: Attributes, pose: BodyPose) -> Gaussians:
+    def reconstruct(self, attributes: Attributes, pose: BodyPose, constants: Constants | None = None) -> Gaussians:
         """Skin the Gaussians with the given attributes to the F frames of `pose`."""
         canonical = self.gaussians.positions + attributes.offset  # [F, N, 3]
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
         frame = self.skinning.pose(pose, corrections)
-        logits = self.skinning.logits(self.gaussians.positions)
+        logits = self._logits(constants)
         means, covariances = self.skinning.deform(canonical, frame, logits, attributes.scale, attributes.rotation)
-        sh = self.gaussians.sh.expand(len(pose), -1, -1, -1)
+        sh = self.gaussians.sh if constants is None else constants.sh
+        sh = sh.expand(len(pose), -1, -1, -1)
         return Gaussians(means, covariances, attributes.opacity_logit[..., 0].sigmoid(), sh)
 
-    def _part_weights(self, current: Attributes, before: Attributes, jump: Tensor) -> Tensor:
-        """Every part's share of every Gaussian, [F, N, P], from skinning weights where the parts put it."""
-        offset = torch.where(jump[..., None, None], (2 * current.offset + before.offset) / 3, current.offset)
+    def _logits(self, constants: Constants | None) -> Tensor | None:
+        return self.skinning.logits(self.gaussians.positions) if constants is None else constants.logits
+
+    def _part_weights(self, offset: Tensor, logits: Tensor | None) -> Tensor:
+        """Every part's share of every Gaussian, [F, N, P], by skinning weights where offsets [F, P, N, 3] put it."""
         offset = offset[:, -1] if self.blend_weights_published else offset.mean(1)
-        positions = self.gaussians.positions
-        vertex = self.skinning.nearest(positions + offset)
-        return part_weights(self.skinning.weights(vertex, self.skinning.logits(positions)), self.kind)
+        vertex = self.skinning.nearest(self.gaussians.positions + offset)
+        return part_weights(self.skinning.weights(vertex, logits), self.kind)
+
+    def _blend_on_gpu(
+        self, fields: tuple, current: Tensor, previous: Tensor, logits: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        from r3avatar.retrieval.triton_blending import blend_parts, weight_query_points
+
+        positions, skinning = self.gaussians.positions, self.skinning
+        points = weight_query_points(positions, fields[0], current, previous, self.blend_weights_published)
+        weights = skinning.body.weights if logits is None else skinning.log_weights
+        parts = part_of_joint(self.kind, positions.device)
+        return blend_parts(fields, current, previous, skinning.nearest(points), weights, logits, parts)

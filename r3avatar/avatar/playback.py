@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
-from r3avatar.avatar.avatar import Avatar
-from r3avatar.cuda_graphs import RecordedFunction
+from r3avatar.avatar.avatar import Avatar, Constants
+from r3avatar.cuda_graphs import GraphMemory, Inbox, RecordedFunction, tensors_of
 from r3avatar.rasterizer.base import Rasterizer
 from r3avatar.retrieval.retrieved import Retrieved
 from r3avatar.types import BodyPose, Cameras, RenderOutput
@@ -16,51 +19,57 @@ class Playback:
     """Renders an avatar that no longer changes: recorded times, or retrieved ones for new poses.
 
     On CUDA, with a rasterizer that can be recorded, the whole way from pose to picture is a CUDA graph for each
-    combination of frames, views, image size and blending that occurs; elsewhere it runs plainly. The pictures are the
-    caller's own. Poses, times, cameras and retrieved times may be on any device.
+    combination of frames, views, image size and number of times that occurs; elsewhere it runs plainly. A call waits
+    for the device once, to be sure that the picture is complete. Poses, times, cameras and retrieved times may be on
+    any device; what comes from the host is one small copy.
+
+    Pictures (rgb, alpha) are the caller's own. `radii` and `means2d` are valid until the next call.
     """
 
     def __init__(self, avatar: Avatar, rasterizer: Rasterizer):
         self.avatar, self.rasterizer = avatar, rasterizer
-        self._recorded: dict[tuple, RecordedFunction] = {}
+        self._constants: Constants | None = None
+        self._memory: GraphMemory | None = None
+        self._recorded: dict[Hashable, tuple[Inbox, RecordedFunction]] = {}
 
     @torch.no_grad()
     def recorded(self, pose: BodyPose, times: Tensor, cameras: Cameras) -> RenderOutput:
         """The F frames of `pose` with the appearance of `times` [F] (frames), from `cameras` [F, V]."""
-        return self._render(self._at_times, "recorded", (pose, times.float(), cameras))
+        return self._render(self._at_times, (pose, times.float(), cameras))
 
     @torch.no_grad()
     def retrieved(self, pose: BodyPose, retrieved: Retrieved, cameras: Cameras) -> RenderOutput:
         """The F frames of a pose never recorded with the appearance of retrieved times, from `cameras` [F, V]."""
-        times, current, previous, fades = self.avatar.distinct_times(retrieved)
-        if not fades:
-            return self._render(self._blended, "retrieved", (pose, times, current, cameras))
-        return self._render(self._faded, "faded", (pose, times, current, previous, cameras))
+        return self._render(self._blended, (pose, *self.avatar.distinct_times(retrieved), cameras))
 
     def _at_times(self, pose: BodyPose, times: Tensor, cameras: Cameras) -> RenderOutput:
-        return self.rasterizer(self.avatar(pose, times), cameras)
+        gaussians = self.avatar.reconstruct(self.avatar.record(times), pose, self._constants)
+        return self.rasterizer(gaussians, cameras)
 
-    def _blended(self, pose: BodyPose, times: Tensor, current: Tensor, cameras: Cameras) -> RenderOutput:
-        attributes = self.avatar.blend_times(times, current)
-        return self.rasterizer(self.avatar.reconstruct(attributes, pose), cameras)
-
-    def _faded(
+    def _blended(
         self, pose: BodyPose, times: Tensor, current: Tensor, previous: Tensor, cameras: Cameras
     ) -> RenderOutput:
-        attributes = self.avatar.blend_times(times, current, previous)
-        return self.rasterizer(self.avatar.reconstruct(attributes, pose), cameras)
+        attributes = self.avatar.blend_times(times, current, previous, self._constants)
+        return self.rasterizer(self.avatar.reconstruct(attributes, pose, self._constants), cameras)
 
-    def _render(self, function, name: str, arguments: tuple) -> RenderOutput:
+    def _render(self, function: Callable[..., RenderOutput], arguments: tuple) -> RenderOutput:
         device = self.avatar.gaussians.positions.device
-        arguments = tuple(x.to(device, non_blocking=True) for x in arguments)
-        cameras = arguments[-1]
+        if self._constants is None:
+            self._constants = self.avatar.constants()
         if device.type != "cuda" or not self.rasterizer.capturable:
-            return function(*arguments)
-        # One recording a kind of picture; the shapes of all arguments follow from these.
-        key = (name, *cameras.K.shape[:2], cameras.width, cameras.height, arguments[1].shape[0])
+            return function(*(x.to(device) for x in arguments))
+        given, cameras = tensors_of(arguments), arguments[-1]
+        key = (function.__name__, cameras.width, cameras.height, *(x.shape for x in given))
         if key not in self._recorded:
-            self._recorded[key] = RecordedFunction()
-        output = self._recorded[key](function, arguments, addresses=self.rasterizer.generation)
-        while self.rasterizer.check_capacity():  # some of the lists may have been cut short
-            output = self._recorded[key](function, arguments, addresses=self.rasterizer.generation)
-        return output._map(torch.clone)
+            if self._memory is None:
+                self._memory = GraphMemory()
+            self._recorded[key] = Inbox(arguments, device), RecordedFunction(self._memory, in_place=True)
+        inbox, recording = self._recorded[key]
+        inbox.put(given)
+        while True:
+            output = recording(function, inbox.arguments, addresses=self.rasterizer.generation)
+            picture = replace(output, rgb=output.rgb.clone(), alpha=output.alpha.clone())
+            # The one wait for the device. Where lists may have been cut short they are longer now, and all is drawn
+            # again.
+            if not self.rasterizer.check_capacity():
+                return picture

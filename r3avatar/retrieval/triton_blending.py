@@ -18,7 +18,7 @@ BLEND_BLOCK, BLEND_WARPS = 32, 4
 
 @triton.jit
 def _load(field, row, n, N, stride, C: tl.constexpr):
-    """[BLOCK, 4]: the C numbers (0 beyond) of the Gaussians n in a row of a field whose Gaussians lie `stride` apart."""
+    """[BLOCK, 4]: the C numbers (0 beyond) of the Gaussians n in a row of a field; they lie `stride` apart."""
     c = tl.arange(0, 4)
     at = (row * N + n).to(tl.int64)[:, None] * stride + c[None, :]
     return tl.load(field + at, mask=(n < N)[:, None] & (c < C)[None, :], other=0.0)
@@ -153,7 +153,6 @@ def _rows(*fields: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     """Fields [D, N, c] and how far apart their Gaussians lie: columns of a wider tensor are read where they are."""
     kept = []
     for x in fields:
-        D, N, c = x.shape
-        Q = x.stride(1)
-        kept.append(x if x.stride(2) == 1 and x.stride(0) == N * Q or D == 1 and x.stride(2) == 1 else x.contiguous())
+        D, N, Q = x.shape[0], x.shape[1], x.stride(1)
+        kept.append(x if x.stride(2) == 1 and (D == 1 or x.stride(0) == N * Q) else x.contiguous())
     return tuple(kept), tuple(x.stride(1) for x in kept)
