@@ -76,8 +76,8 @@ class Avatar(nn.Module):
         return self.blend_times(*(x.to(device) for x in self.distinct_times(retrieved)))
 
     def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor]:
-        """Every time that is needed, once: times [D]; the rows [F, P] with the parts' own times; and the rows with those
-        that parts jumped from, their own where they did not. On the host, where all of this is decided.
+        """Every time that is needed, once: times [D]; the rows [F, P] of the parts' own times; and of the times that
+        parts jumped from, their own where they did not. On the host: where `retrieved` is elsewhere this waits.
 
         D is a multiple of F, the last time repeated: at most 2 P kinds of pictures, each a recorded CUDA graph.
         """
