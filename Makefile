@@ -2,8 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 NAME ?= demo
-# Where this Python already has CUDA and gsplat, the environment is laid over it, so that the demo uses them.
-OVER := $(shell $(PYTHON) -c "import gsplat, torch; print('--system-site-packages' if torch.cuda.is_available() else '')" 2>/dev/null)
+# Where this Python already has torch with CUDA, the environment is laid over it, so that the demo uses it.
+OVER := $(shell $(PYTHON) -c "import torch; print('--system-site-packages' if torch.cuda.is_available() else '')" 2>/dev/null)
 # More overrides for the demo's steps, e.g. make demo NAME=long TRAIN=budget.images=20000
 SYNTHESIZE ?=
 TRAIN ?=
