@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from r3avatar.triton_support import use_triton
 from r3avatar.types import RenderOutput
 
 if TYPE_CHECKING:
@@ -15,13 +16,15 @@ if TYPE_CHECKING:
     from r3avatar.training.density import DensityEdit
 
 _SMALLEST_SCALE = 1e-8  # metres, before the logarithm
+_WINDOW = ("opacity_logits", "log_scale_sum", "frame_count")  # what the window keeps of an interval
 
 
 class DensityStatistics:
     """Statistics of N Gaussians over the steps since the last edit, and a running window of frames before it."""
 
-    def __init__(self, window_frames: int):
-        self.window_frames = window_frames
+    def __init__(self, window_frames: int, backend: str = "auto"):
+        """window_frames: frames that the running window holds; backend: see `triton_support.use_triton`."""
+        self.window_frames, self.backend = window_frames, backend
         self.interval: dict[str, Tensor] = {}  # since the last edit, each [N, ...]; see `_empty`
         self.frames = 0  # in the interval
         self.last: dict[str, Tensor] = {}  # the last frame's opacity_logits, scales, quaternions
@@ -64,18 +67,34 @@ class DensityStatistics:
             self.history = [_copied(h, gradient.device) for h in self.history]
             s = self.interval = _copied(s, gradient.device)
             self.last = {}
+        logits, scales = attributes.opacity_logit, attributes.scale
+        last = {"opacity_logits": logits[-1], "scales": scales[-1], "quaternions": attributes.rotation[-1]}
+        if not self.last:
+            self.last = {name: value.new_empty(value.shape) for name, value in last.items()}
+        if use_triton(self.backend, gradient.device):
+            from r3avatar.training import triton_statistics
+
+            triton_statistics.accumulate(
+                gradient,
+                render.radii,
+                logits,
+                scales,
+                attributes.rotation,
+                s,
+                self.last,
+                width,
+                height,
+                _SMALLEST_SCALE,
+            )
+            return
         visible = render.radii > 0  # [F, V, N]
         norm = F * V * torch.hypot(gradient[..., 0] * (width / 2), gradient[..., 1] * (height / 2))
         s["gradient_sum"] += torch.where(visible, norm, 0).sum(dim=(0, 1))
         s["gradient_count"] += visible.sum(dim=(0, 1))
         torch.maximum(s["radii"], render.radii.amax(dim=(0, 1)).to(s["radii"]), out=s["radii"])
-        logits, scales = attributes.opacity_logit, attributes.scale
         torch.maximum(s["opacity_logits"], logits.amax(dim=0), out=s["opacity_logits"])
         s["log_scale_sum"] += scales.clamp_min(_SMALLEST_SCALE).log().sum(dim=0)
         s["frame_count"] += F
-        last = {"opacity_logits": logits[-1], "scales": scales[-1], "quaternions": attributes.rotation[-1]}
-        if not self.last:
-            self.last = {name: torch.empty_like(value) for name, value in last.items()}
         for name, value in last.items():
             self.last[name].copy_(value)
 
@@ -103,9 +122,9 @@ class DensityStatistics:
                     break
                 window.append(closed)
                 frames += closed["frames"]
-            count = sum(w["frame_count"] for w in window)
-            state["scales"] = (sum(w["log_scale_sum"] for w in window) / count).exp()
-            state["opacity_logits"] = torch.stack([w["opacity_logits"] for w in window]).amax(dim=0)
+            logits, log_scales, counts = (torch.stack([w[name] for w in window]) for name in _WINDOW)
+            state["scales"] = (log_scales.sum(dim=0) / counts.sum(dim=0)).exp()
+            state["opacity_logits"] = logits.amax(dim=0)
         return state
 
     def close(self, edit: DensityEdit | None = None) -> None:
@@ -113,17 +132,23 @@ class DensityStatistics:
 
         New Gaussians inherit the window of those they came from: they lie next to them, and the decoder is smooth.
         """
-        names = ("opacity_logits", "log_scale_sum", "frame_count")
-        self.history.insert(0, {"frames": self.frames, **{name: self.interval[name].clone() for name in names}})
-        while len(self.history) > 1 and sum(h["frames"] for h in self.history[:-1]) >= self.window_frames:
-            self.history.pop()
+        history = [self.interval, *self.history]
+        frames = [self.frames, *(h["frames"] for h in self.history)]
+        while len(history) > 1 and sum(frames[:-1]) >= self.window_frames:
+            history.pop(), frames.pop()
         N, device = len(self.interval["radii"]), self.interval["radii"].device
         if edit is not None:
             rows = torch.cat([edit.keep, edit.parents])
-            for h in self.history:
-                h.update({name: h[name][rows] for name in names})
+            # All intervals at once: the work is in the launches.
+            windows = {name: torch.stack([h[name] for h in history]).index_select(1, rows) for name in _WINDOW}
+            self.history = [
+                {"frames": count, **{name: values[k] for name, values in windows.items()}}
+                for k, count in enumerate(frames)
+            ]
             self.interval, self.last = self._empty(len(rows), device), {}
         else:  # in place: a CUDA graph goes on writing here
+            newest = {"frames": self.frames, **{name: self.interval[name].clone() for name in _WINDOW}}
+            self.history = [newest, *self.history[: len(history) - 1]]
             for name, value in self._empty(N, device).items():
                 self.interval[name].copy_(value)
         self.frames = 0
@@ -141,13 +166,15 @@ class DensityStatistics:
 
     @staticmethod
     def _empty(N: int, device: torch.device) -> dict[str, Tensor]:
+        values = torch.zeros(8 * N, device=device)
+        sums, log_scales, logits = values[: 4 * N].view(4, N), values[4 * N : 7 * N].view(N, 3), values[7 * N :]
         return {
-            "gradient_sum": torch.zeros(N, device=device),
-            "gradient_count": torch.zeros(N, device=device),  # images in which a Gaussian was visible
-            "radii": torch.zeros(N, device=device),  # highest
-            "opacity_logits": torch.full((N, 1), -torch.inf, device=device),  # highest
-            "log_scale_sum": torch.zeros(N, 3, device=device),
-            "frame_count": torch.zeros(N, 1, device=device),
+            "gradient_sum": sums[0],
+            "gradient_count": sums[1],  # images in which a Gaussian was visible
+            "radii": sums[2],  # highest
+            "opacity_logits": logits.fill_(-torch.inf)[:, None],  # highest
+            "log_scale_sum": log_scales,
+            "frame_count": sums[3][:, None],
         }
 
 
