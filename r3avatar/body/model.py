@@ -124,13 +124,14 @@ class BodyModel(nn.Module):
 
     def joints(self, betas: Tensor, expression: Tensor) -> Tensor:
         """Rest joints [F, J, 3] of the shaped body, from betas [F, B] and expression [F, E]."""
-        coefficients = self._coefficients(betas, expression)
+        self._check_coefficients(betas, expression)
+        coefficients = torch.cat([betas, expression], -1)
         joints = torch.addmm(self.joint_template.flatten(), coefficients, self.joint_dirs.flatten(0, 1).mT)
         return joints.unflatten(1, (-1, 3))
 
     def shape_offsets(self, betas: Tensor, expression: Tensor) -> Tensor:
         """Offsets of the rest vertices [F, V, 3] from betas [F, B] and expression [F, E]."""
-        self._coefficients(betas, expression)
+        self._check_coefficients(betas, expression)
         offsets = betas @ self.shapedirs.flatten(0, 1).mT  # [F, 3 V]
         if self.num_expression:
             offsets = torch.addmm(offsets, expression, self.expressiondirs.flatten(0, 1).mT)
@@ -207,14 +208,13 @@ class BodyModel(nn.Module):
             hands.append(mean + (value @ components[: value.shape[-1]] if pca else value))
         return torch.cat(hands, -1).unflatten(-1, (30, 3))
 
-    def _coefficients(self, betas: Tensor, expression: Tensor) -> Tensor:
+    def _check_coefficients(self, betas: Tensor, expression: Tensor) -> None:
         for name, value, size in (
             ("betas", betas, self.num_betas),
             ("expression", expression, self.num_expression),
         ):
             if value.ndim != 2 or value.shape[1] != size:
                 raise ValueError(f"{name} is {list(value.shape)}; this {self.kind} body takes [F, {size}]")
-        return torch.cat([betas, expression], -1)
 
 
 def rodrigues(r: Tensor, backend: str = "auto") -> Tensor:

@@ -58,9 +58,9 @@ class TritonRasterizer(Rasterizer):
         if self._fill is None:
             return False
         full = int(self._fill)
-        self._fill.zero_()
         if full <= _NEARLY:
             return False
+        self._fill.zero_()
         if full > 1000:
             log.warning(
                 "rasterizer: the tiles' lists had room for %.0f %% of their entries; what did not fit was not drawn. "
