@@ -27,26 +27,29 @@ def build_avatar(
     initial_opacity: float | None = None,
     blend_weights_published: bool = False,
     backend: str = "auto",
+    matmul: str = "tf32",
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose.
 
     recorded_length: T, frames.
-    codebook(aabb=, recorded_length=), skinning(joints=), pose_refinement(joints=): makers of the parts; None for the
-    last two leaves them out (ablations).
+    codebook(aabb=, recorded_length=), skinning(joints=, backend=, matmul=), pose_refinement(joints=): makers of the
+    parts; None for the last two leaves them out (ablations).
     box_margin: metres between the body's bounds and the codebook's box.
     initial_scale (metres), initial_opacity: see `AttributeDecoder`. initial_scale 'neighbours': the mean distance of
     Gaussians to their three nearest (root mean square of each).
-    backend: of the skinning: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'.
+    backend: of decoder and skinning: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'.
+    matmul: 'tf32', 'tf32x3' or 'ieee': what Triton's networks (decoder, weight offsets) multiply in; see `MATMULS`.
     """
     joints = body.num_joints
-    deformation = Skinning(body, None if skinning is None else skinning(joints=joints), backend)
+    offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
+    deformation = Skinning(body, offsets, backend)
     points = deformation.big_vertices
     if isinstance(initial_scale, str):
         if initial_scale != "neighbours":
             raise ValueError(f"initial_scale is metres, 'neighbours' or None, not '{initial_scale}'")
         initial_scale = float(initial_distances(points).sqrt().mean())
     planes = codebook(aabb=box_around(points, box_margin), recorded_length=recorded_length)
-    decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity)
+    decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
     gaussians = CanonicalGaussians(points, sh_degree)
     return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published)

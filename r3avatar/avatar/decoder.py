@@ -9,7 +9,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from r3avatar.triton_support import use_triton
 from r3avatar.types import _Tensors
+
+# What products of the networks' matrices compute in, where Triton has kernels for them: 'tf32' rounds the factors to 10
+# bits and sums in float32, 'tf32x3' adds the remainders' products (about as exact as float32). 'ieee' is float32 in
+# torch's own products. Networks in double precision, or of widths that the kernels do not hold, use torch as well.
+MATMULS = ("tf32", "tf32x3", "ieee")
+
+
+def check_matmul(matmul: str) -> str:
+    """`matmul` itself if it is one of `MATMULS`; ValueError otherwise."""
+    if matmul not in MATMULS:
+        raise ValueError(f"matmul '{matmul}' is none of {', '.join(MATMULS)}")
+    return matmul
 
 
 @dataclass
@@ -30,9 +43,18 @@ class AttributeDecoder(nn.Module):
     """
 
     def __init__(
-        self, features: int, width: int = 128, initial_scale: float | None = None, initial_opacity: float | None = None
+        self,
+        features: int,
+        width: int = 128,
+        initial_scale: float | None = None,
+        initial_opacity: float | None = None,
+        backend: str = "auto",
+        matmul: str = "tf32",
     ):
+        """backend: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'; see `triton_support`.
+        matmul: see `MATMULS`."""
         super().__init__()
+        self.backend, self.matmul = backend, check_matmul(matmul)
         self.hidden1, self.hidden2 = nn.Linear(features, width), nn.Linear(width, width)
         self.offset, self.opacity = nn.Linear(width, 3), nn.Linear(width, 1)
         self.scale, self.rotation = nn.Linear(width, 3), nn.Linear(width, 4)
@@ -51,6 +73,12 @@ class AttributeDecoder(nn.Module):
 
     def forward(self, features: Tensor) -> Attributes:
         """features [F, N, C] to the attributes of F times and N Gaussians."""
+        if self.matmul != "ieee" and use_triton(self.backend, features.device):
+            from r3avatar.avatar.triton_decoder import decode, fits
+
+            if fits(features, self.hidden1.out_features):
+                layers = [self.hidden1, self.hidden2, self.offset, self.opacity, self.scale, self.rotation]
+                return Attributes(*decode(features, layers, self.matmul))
         h = F.relu(self.hidden2(F.relu(self.hidden1(features))))
         heads = self.offset, self.opacity, self.scale, self.rotation  # in one product: they are thin
         out = F.linear(h, torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads]))

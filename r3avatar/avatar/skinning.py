@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from r3avatar.avatar.decoder import check_matmul
 from r3avatar.avatar.nearest import NearestVertex
 from r3avatar.body import BodyModel
 from r3avatar.rasterizer.projection import covariance_from_scale_rotation
@@ -30,9 +31,12 @@ class WeightOffsets(nn.Module):
     No gradient flows to the position. Source: R3-Avatar, "skinning"; the skip follows NeRF.
     """
 
-    def __init__(self, joints: int, width: int = 128, frequencies: int = 10):
+    def __init__(
+        self, joints: int, width: int = 128, frequencies: int = 10, backend: str = "auto", matmul: str = "tf32"
+    ):
+        """backend, matmul: as for `AttributeDecoder`."""
         super().__init__()
-        self.frequencies = frequencies
+        self.frequencies, self.backend, self.matmul = frequencies, backend, check_matmul(matmul)
         inputs = 3 + 6 * frequencies
         self.hidden1, self.hidden2 = nn.Linear(inputs, width), nn.Linear(width, width)
         self.hidden3, self.hidden4 = nn.Linear(width, width), nn.Linear(inputs + width, width)
@@ -40,6 +44,12 @@ class WeightOffsets(nn.Module):
 
     def forward(self, points: Tensor) -> Tensor:
         """points [N, 3] metres, canonical, to logits [N, J]."""
+        if self.matmul != "ieee" and use_triton(self.backend, points.device):
+            from r3avatar.avatar.triton_weight_offsets import fits, offset_logits
+
+            if fits(points, *self.hidden1.weight.shape, self.out.out_features):
+                layers = [self.hidden1, self.hidden2, self.hidden3, self.hidden4, self.out]
+                return offset_logits(points, layers, self.matmul)
         encoded = positional_encoding(points.detach(), self.frequencies)
         h = F.relu(self.hidden3(F.relu(self.hidden2(F.relu(self.hidden1(encoded))))))
         return self.out(F.relu(self.hidden4(torch.cat([encoded, h], -1))))
