@@ -54,7 +54,9 @@ def apply_edit(optimizer: torch.optim.Optimizer | None, module: nn.Module, edit:
     for name, rows in edit.new.items():
         old = getattr(module, name)
         keep = edit.keep.to(old.device)
-        grown = nn.Parameter(torch.cat([old.detach()[keep], rows.to(old)]), requires_grad=old.requires_grad)
+        grown = nn.Parameter(
+            torch.cat([old.detach().index_select(0, keep), rows.to(old)]), requires_grad=old.requires_grad
+        )
         setattr(module, name, grown)
         if optimizer is None:
             continue
@@ -62,7 +64,7 @@ def apply_edit(optimizer: torch.optim.Optimizer | None, module: nn.Module, edit:
             group["params"] = [grown if p is old else p for p in group["params"]]
         if old in optimizer.state:
             optimizer.state[grown] = {
-                key: torch.cat([value[keep], value.new_zeros(rows.shape)])
+                key: torch.cat([value.index_select(0, keep), value.new_zeros(rows.shape)])
                 if isinstance(value, Tensor) and value.shape == old.shape
                 else value  # Adam's step count
                 for key, value in optimizer.state.pop(old).items()
@@ -191,19 +193,24 @@ class DensityControl:
 
         def noise(count: int) -> Tensor:
             drawn = torch.randn(count, 3, generator=source, device=source.device)
-            return drawn.to(state["positions"])
+            return drawn.to(state["positions"], non_blocking=True)
 
         after, counts = self.densify(state, images, extent, noise)
-        born, rows = after["born"], after["source"]
+        rows = after["source"]
         if not len(rows):
             raise RuntimeError(
                 f"density control would prune all {N} Gaussians at image {images}: their opacity is below "
                 f"{self.min_opacity} or their size above the limits; check the masks, or set density=none"
             )
-        edit = DensityEdit(rows[~born], {name: after[name][born] for name in learned}, rows[born], **counts)
-        changed = edit.count != N or len(edit.keep) != N
-        self.statistics.close(edit if changed else None)
-        return edit if changed else None
+        edit = None
+        if any(counts.values()):
+            old = int((~after["born"]).sum())  # rows before the new ones: every rule appends those
+            new = {name: after[name][old:] for name in learned}
+            edit = DensityEdit(rows[:old], new, rows[old:], **counts)
+            if edit.count == N and old == N:
+                edit = None
+        self.statistics.close(edit)
+        return edit
 
     def densify(
         self, state: State, images: int, extent: float, noise: Callable[[int], Tensor]
@@ -216,28 +223,35 @@ class DensityControl:
         original = state["gradients"]
         threshold, small = self._threshold(len(original)), self.percent_dense * extent
         counts = {"cloned": 0, "split": 0, "merged": 0, "pruned": 0}
-        if len(original) > 1:
-            kl, _ = kl_of(state)
+        moving = (original >= threshold).nonzero()[:, 0]  # no rule but the pruning looks at others
+        if len(original) > 1 and len(moving):
+            kl, neighbour = kl_of(state, moving)
             mask = clone_mask(state["gradients"], state["scales"], kl, threshold, small, self.kl_clone)
             mask = self._affordable(mask, state["gradients"])
-            counts["cloned"] = int(mask.sum())
             state = clone(state, mask, noise)
+            counts["cloned"] = len(state["gradients"]) - len(mask)
             if self.clone_resets_radii_published:
                 state["radii"] = torch.zeros_like(state["radii"])
 
-            kl, _ = kl_of(state)
-            mask = split_mask(state["gradients"], state["scales"], kl, threshold, small, self.kl_split)
-            mask = self._affordable(mask, state["gradients"])
-            counts["split"] = int(mask.sum())
+            gradients = state["gradients"]
+            if counts["cloned"]:
+                kl, neighbour = kl_of(state, (gradients >= threshold).nonzero()[:, 0])
+            mask = split_mask(gradients, state["scales"], kl, threshold, small, self.kl_split)
+            mask = self._affordable(mask, gradients)
             state = split(state, mask, noise)
+            counts["split"] = len(state["gradients"]) - len(mask)
 
-            kl, neighbour = kl_of(state)
             gradients = state["gradients"]
             if self.merge_gradients_published:  # row k's original gradient, whatever has moved to row k; 0 beyond
                 gradients = torch.cat([original, original.new_zeros(len(gradients))])[: len(gradients)]
+            if counts["split"] or self.merge_gradients_published:
+                kl, neighbour = kl_of(state, (gradients >= threshold).nonzero()[:, 0])
             mask = merge_mask(gradients, state["scales"], kl, threshold, small, self.kl_merge)
             counts["merged"] = int(mask.sum())
-            state = merge(state, mask, neighbour, self.mutual_merges_published)
+            if counts["merged"]:
+                state = merge(state, mask, neighbour, self.mutual_merges_published)
+        elif len(original) > 1 and self.clone_resets_radii_published:
+            state["radii"] = torch.zeros_like(state["radii"])
 
         by_size = images > self.size_prune_after
         mask = prune_mask(
@@ -248,8 +262,11 @@ class DensityControl:
             self.max_screen_radius if by_size else None,
             self.max_scale * extent if by_size and self.max_scale is not None else None,
         )
-        counts["pruned"] = int(mask.sum())
-        return {name: value[~mask] for name, value in state.items()}, counts
+        left = (~mask).nonzero()[:, 0]
+        counts["pruned"] = len(mask) - len(left)
+        if counts["pruned"]:
+            state = {name: value.index_select(0, left) for name, value in state.items()}
+        return state, counts
 
     def _threshold(self, count: int) -> float:
         over = count - self.crowded

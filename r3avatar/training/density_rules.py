@@ -28,23 +28,25 @@ MERGE_SHRINK = 0.8
 _SMALLEST_SCALE = 1e-8  # metres; below it a ratio of scales overflows
 
 
-def nearest_neighbour(means: Tensor) -> Tensor:
-    """Id of the nearest other Gaussian, exact: [N, 3] gives [N] int64.
+def nearest_neighbour(means: Tensor, ids: Tensor | None = None) -> Tensor:
+    """Id of the nearest other Gaussian, exact: means [N, 3] and ids [M] of those that ask (None: all) give [M] int64.
 
-    Brute force in one kernel for float32 on CUDA where Triton is installed; a k-d tree on the host otherwise: 50 000
-    points take 0.1 s there, and 3 s as a matrix of distances on an H200.
+    For all: brute force in one kernel for float32 on CUDA where Triton is installed; a k-d tree on the host otherwise:
+    50 000 points take 0.1 s there, and 3 s as a matrix of distances on an H200.
     """
     N = len(means)
     if N < 2:
         raise ValueError(f"a nearest neighbour needs at least two Gaussians, not {N}")
-    if means.dtype == torch.float32 and use_triton("auto", means.device):
+    if ids is None and means.dtype == torch.float32 and use_triton("auto", means.device):
         from r3avatar.avatar.triton_nearest import nearest_vertices
 
         return nearest_vertices(means, means, exclude_self=True)
     points = means.detach().double().cpu().numpy()
-    ids = torch.from_numpy(cKDTree(points).query(points, k=2)[1])  # [N, 2], one of them the point itself
-    own = torch.arange(N)
-    nearest = torch.where(ids[:, 0] == own, ids[:, 1], ids[:, 0])  # of points in one place, itself may come second
+    own = torch.arange(N) if ids is None else ids.cpu()
+    found = torch.from_numpy(cKDTree(points).query(points[own.numpy()], k=2)[1])  # [M, 2], one of them the point itself
+    nearest = torch.where(
+        found[:, 0] == own, found[:, 1], found[:, 0]
+    )  # of points in one place, itself may come second
     return nearest.to(means.device)
 
 
@@ -75,10 +77,21 @@ def kl_to_neighbour(means: Tensor, quaternions: Tensor, scales: Tensor, neighbou
     return 0.5 * (trace + d.square().sum(-1) - 3 + 2 * (s_j / s_i).log().sum(-1))
 
 
-def kl_of(state: State) -> tuple[Tensor, Tensor]:
-    """(KL to the nearest neighbour [N], neighbour [N]) of a state's Gaussians."""
-    neighbour = nearest_neighbour(state["positions"])
-    return kl_to_neighbour(state["positions"], state["quaternions"], state["scales"], neighbour), neighbour
+def kl_of(state: State, ids: Tensor | None = None, backend: str = "auto") -> tuple[Tensor, Tensor]:
+    """(KL to the nearest neighbour [N], neighbour [N] int64) of a state's Gaussians.
+
+    ids: [M] those it is asked of (None: all); the others' values mean nothing. One kernel where Triton runs.
+    """
+    positions, quaternions, scales = state["positions"], state["quaternions"], state["scales"]
+    if positions.dtype == torch.float32 and use_triton(backend, positions.device):
+        from r3avatar.training.triton_density import divergence
+
+        everyone = torch.arange(len(positions), device=positions.device) if ids is None else ids
+        return divergence(positions, quaternions, scales, everyone, _SMALLEST_SCALE)
+    neighbour = nearest_neighbour(positions, ids)
+    if ids is not None:
+        neighbour = torch.zeros(len(positions), dtype=torch.int64, device=ids.device).index_copy(0, ids, neighbour)
+    return kl_to_neighbour(positions, quaternions, scales, neighbour), neighbour
 
 
 def is_small(scales: Tensor, limit: float) -> Tensor:
@@ -124,24 +137,35 @@ def prune_mask(
     return mask
 
 
+def rotate(quaternions: Tensor, vectors: Tensor) -> Tensor:
+    """Vectors [M, 3] turned by quaternions (w, x, y, z) [M, 4], normalised here."""
+    w, axis = torch.nn.functional.normalize(quaternions, dim=-1).split([1, 3], dim=-1)
+    twice = 2 * torch.linalg.cross(axis, vectors)
+    return vectors + w * twice + torch.linalg.cross(axis, twice)
+
+
 def sample(state: State, ids: Tensor, noise: Tensor) -> Tensor:
     """Positions drawn from the Gaussians `ids` [M] with standard normal `noise` [M, 3]."""
-    local = (state["scales"][ids] * noise)[:, :, None]
-    return state["positions"][ids] + (rotation_matrices(state["quaternions"][ids]) @ local)[:, :, 0]
+    position, scale, quaternion = (state[name].index_select(0, ids) for name in ("positions", "scales", "quaternions"))
+    return position + rotate(quaternion, scale * noise)
 
 
 def clone(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
     """Add a copy of each masked Gaussian, placed by a draw from it; the original stays. `noise(M)` gives [M, 3]."""
-    ids = mask.nonzero()[:, 0]
-    new = {name: value[ids] for name, value in state.items()}
+    ids = _rows(mask)
+    if not len(ids):
+        return dict(state)
+    new = {name: value.index_select(0, ids) for name, value in state.items() if name != "positions"}
     new["positions"] = sample(state, ids, noise(len(ids)))
-    return _extend(state, torch.ones_like(mask), new)
+    return _extend(state, None, new)
 
 
 def split(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
     """Replace each masked Gaussian by two draws from it, 1.6 times smaller: all first copies, then all second ones."""
-    ids = mask.nonzero()[:, 0].repeat(2)
-    new = {name: value[ids] for name, value in state.items()}
+    ids = _rows(mask).repeat(2)
+    if not len(ids):
+        return dict(state)
+    new = {name: value.index_select(0, ids) for name, value in state.items() if name != "positions"}
     new["positions"] = sample(state, ids, noise(len(ids)))
     new["scales"], new["radii"] = new["scales"] / SPLIT_SHRINK, new["radii"] / SPLIT_SHRINK
     return _extend(state, ~mask, new)
@@ -152,29 +176,40 @@ def merge(state: State, mask: Tensor, neighbour: Tensor, mutual_merges_published
     and its own scales / 0.8.
 
     Two that are each other's neighbour merge once, into the first's shape; `mutual_merges_published` restores the
-    published defect, which leaves two points in one place.
+    published defect, which leaves two points in one place. `neighbour` is read where the mask is true.
     """
-    removed = merge_removed(mask, neighbour)
+    ids = _rows(mask)
+    if not len(ids):
+        return dict(state)
+    partner = neighbour.index_select(0, ids)
+    removed = mask.index_fill(0, partner, True)
     if not mutual_merges_published:
-        own = torch.arange(len(mask), device=mask.device)
-        mutual = mask[neighbour] & (neighbour[neighbour] == own)
-        mask = mask & ~(mutual & (own > neighbour))
-    ids = mask.nonzero()[:, 0]
+        mutual = mask.index_select(0, partner) & (neighbour.index_select(0, partner) == ids)
+        first = _rows(~(mutual & (ids > partner)))
+        ids, partner = ids.index_select(0, first), partner.index_select(0, first)
     kept = ("scales", "quaternions", "radii", "gradients", "source", "born")
-    new = {n: v[ids] if n in kept else (v[ids] + v[neighbour[ids]]) / 2 for n, v in state.items()}
+    new = {name: value.index_select(0, ids) for name, value in state.items()}
+    new |= {n: (v + state[n].index_select(0, partner)) / 2 for n, v in new.items() if n not in kept}
     new["scales"], new["radii"] = new["scales"] / MERGE_SHRINK, new["radii"] / MERGE_SHRINK
     return _extend(state, ~removed, new)
 
 
 def merge_removed(mask: Tensor, neighbour: Tensor) -> Tensor:
     """Bool [N]: the masked Gaussians and their neighbours."""
-    removed = mask.clone()
-    removed[neighbour[mask]] = True
-    return removed
+    return mask.index_fill(0, neighbour.index_select(0, _rows(mask)), True)
 
 
-def _extend(state: State, keep: Tensor, new: State) -> State:
+def _rows(mask: Tensor) -> Tensor:
+    """Ids [M] where a mask is true. On CUDA it waits for the device once: a mask as an index would each time."""
+    return mask.nonzero()[:, 0]
+
+
+def _extend(state: State, keep: Tensor | None, new: State) -> State:
+    """The rows where `keep` is true (None: all), then the new ones."""
     new["gradients"] = torch.zeros_like(new["gradients"])  # nothing was seen of them yet: they are not acted on again
     if "born" in new:
         new["born"] = torch.ones_like(new["born"])
-    return {name: torch.cat([value[keep], new[name]]) for name, value in state.items()}
+    if keep is not None:
+        rows = _rows(keep)
+        state = {name: value.index_select(0, rows) for name, value in state.items()}
+    return {name: torch.cat([value, new[name]]) for name, value in state.items()}
