@@ -74,8 +74,9 @@ def back_weights_of(
 
 @triton.jit
 def rectified(product, bias, W: tl.constexpr):
-    """ReLU of a product [ROWS, W] and its bias."""
-    return tl.maximum(product + tl.load(bias + tl.arange(0, W))[None, :], 0.0)
+    """ReLU of a product [ROWS, W] and its bias; lets NaN through, as torch's does."""
+    total = product + tl.load(bias + tl.arange(0, W))[None, :]
+    return tl.where(total < 0, 0.0, total)
 
 
 @triton.jit
@@ -94,7 +95,7 @@ def keep(tile, kept, block, W: tl.constexpr, ROWS: tl.constexpr):
 def through_relu(gradient, kept, deltas, d_bias, block, W: tl.constexpr, ROWS: tl.constexpr):
     """The gradient [ROWS, W] before a ReLU whose output was kept; keeps it and adds to the bias's gradient."""
     at = places(block, W, ROWS)
-    delta = tl.where(tl.load(kept + at) > 0, gradient, 0.0)
+    delta = tl.where(tl.load(kept + at) <= 0, 0.0, gradient)
     tl.store(deltas + at, delta)
     tl.atomic_add(d_bias + tl.arange(0, W), tl.sum(delta, axis=0), sem="relaxed")
     return delta

@@ -119,6 +119,16 @@ def test_frozen_inputs_and_parameters_and_no_rows():
 
 
 @interpreted
+def test_what_is_not_a_number_stays_visible():
+    decoder = make_decoder(32, 16)
+    with torch.no_grad():
+        decoder.hidden1.weight[3, 5] = torch.nan
+    features = features_of(1, 5, 32).requires_grad_()
+    _, gradients = run(decoder, features)
+    assert decoder(features).offset.isnan().all() and all(g.isnan().any() for g in gradients[:3])
+
+
+@interpreted
 def test_other_precisions_and_widths_are_torchs():
     decoder, features = make_decoder(12, 16), features_of(1, 5, 12)  # twelve features are no multiple of sixteen
     assert decoder(features).offset.grad_fn.name().startswith("Split")
