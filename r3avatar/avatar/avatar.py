@@ -120,7 +120,7 @@ class Avatar(nn.Module):
         means, covariances = self.skinning.deform(canonical, frame, logits, attributes.scale, attributes.rotation)
         sh = self.gaussians.sh if constants is None else constants.sh
         sh = sh.expand(len(pose), -1, -1, -1)
-        return Gaussians(means, covariances, attributes.opacity_logit[..., 0].sigmoid(), sh)
+        return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
 
     def _logits(self, constants: Constants | None) -> Tensor | None:
         return self.skinning.logits(self.gaussians.positions) if constants is None else constants.logits
