@@ -51,24 +51,26 @@ def apply_edit(optimizer: torch.optim.Optimizer | None, module: nn.Module, edit:
     Each parameter named in `edit.new` becomes a new `nn.Parameter` of `module` and takes its place in its group; of
     the state (Adam's averages) kept rows stay and new ones start at zero. `optimizer` is torch's own, not a wrapper.
     """
-    for name, rows in edit.new.items():
+    K = len(edit.keep)
+    sources = torch.cat([edit.keep, edit.parents])
+    for name, new in edit.new.items():
         old = getattr(module, name)
-        keep = edit.keep.to(old.device)
-        grown = nn.Parameter(
-            torch.cat([old.detach().index_select(0, keep), rows.to(old)]), requires_grad=old.requires_grad
-        )
+        rows = sources.to(old.device)
+        values = old.detach().index_select(0, rows)
+        values[K:] = new
+        grown = nn.Parameter(values, requires_grad=old.requires_grad)
         setattr(module, name, grown)
         if optimizer is None:
             continue
         for group in optimizer.param_groups:
             group["params"] = [grown if p is old else p for p in group["params"]]
         if old in optimizer.state:
-            optimizer.state[grown] = {
-                key: torch.cat([value.index_select(0, keep), value.new_zeros(rows.shape)])
-                if isinstance(value, Tensor) and value.shape == old.shape
-                else value  # Adam's step count
-                for key, value in optimizer.state.pop(old).items()
-            }
+            state = optimizer.state.pop(old)
+            for key, value in state.items():  # of a shape of its own is Adam's step count
+                if isinstance(value, Tensor) and value.shape == old.shape:
+                    state[key] = value.index_select(0, rows)
+                    state[key][K:].zero_()
+            optimizer.state[grown] = state
 
 
 class DensityControl:

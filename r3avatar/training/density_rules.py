@@ -155,9 +155,10 @@ def clone(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
     ids = _rows(mask)
     if not len(ids):
         return dict(state)
-    new = {name: value.index_select(0, ids) for name, value in state.items() if name != "positions"}
-    new["positions"] = sample(state, ids, noise(len(ids)))
-    return _extend(state, None, new)
+    drawn = sample(state, ids, noise(len(ids)))
+    after, old = _with_copies(state, None, ids)
+    after["positions"][old:] = drawn
+    return after
 
 
 def split(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
@@ -165,10 +166,12 @@ def split(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
     ids = _rows(mask).repeat(2)
     if not len(ids):
         return dict(state)
-    new = {name: value.index_select(0, ids) for name, value in state.items() if name != "positions"}
-    new["positions"] = sample(state, ids, noise(len(ids)))
-    new["scales"], new["radii"] = new["scales"] / SPLIT_SHRINK, new["radii"] / SPLIT_SHRINK
-    return _extend(state, ~mask, new)
+    drawn = sample(state, ids, noise(len(ids)))
+    after, old = _with_copies(state, ~mask, ids)
+    after["positions"][old:] = drawn
+    after["scales"][old:].div_(SPLIT_SHRINK)
+    after["radii"][old:].div_(SPLIT_SHRINK)
+    return after
 
 
 def merge(state: State, mask: Tensor, neighbour: Tensor, mutual_merges_published: bool = False) -> State:
@@ -188,10 +191,13 @@ def merge(state: State, mask: Tensor, neighbour: Tensor, mutual_merges_published
         first = _rows(~(mutual & (ids > partner)))
         ids, partner = ids.index_select(0, first), partner.index_select(0, first)
     kept = ("scales", "quaternions", "radii", "gradients", "source", "born")
-    new = {name: value.index_select(0, ids) for name, value in state.items()}
-    new |= {n: (v + state[n].index_select(0, partner)) / 2 for n, v in new.items() if n not in kept}
-    new["scales"], new["radii"] = new["scales"] / MERGE_SHRINK, new["radii"] / MERGE_SHRINK
-    return _extend(state, ~removed, new)
+    after, old = _with_copies(state, ~removed, ids)
+    for name, value in state.items():
+        if name not in kept:
+            after[name][old:].add_(value.index_select(0, partner)).div_(2)
+    after["scales"][old:].div_(MERGE_SHRINK)
+    after["radii"][old:].div_(MERGE_SHRINK)
+    return after
 
 
 def merge_removed(mask: Tensor, neighbour: Tensor) -> Tensor:
@@ -204,12 +210,12 @@ def _rows(mask: Tensor) -> Tensor:
     return mask.nonzero()[:, 0]
 
 
-def _extend(state: State, keep: Tensor | None, new: State) -> State:
-    """The rows where `keep` is true (None: all), then the new ones."""
-    new["gradients"] = torch.zeros_like(new["gradients"])  # nothing was seen of them yet: they are not acted on again
-    if "born" in new:
-        new["born"] = torch.ones_like(new["born"])
-    if keep is not None:
-        rows = _rows(keep)
-        state = {name: value.index_select(0, rows) for name, value in state.items()}
-    return {name: torch.cat([value, new[name]]) for name, value in state.items()}
+def _with_copies(state: State, keep: Tensor | None, ids: Tensor) -> tuple[State, int]:
+    """The rows where `keep` is true (None: all), then copies of the rows `ids`; and how many come before the copies."""
+    old = torch.arange(len(state["gradients"]), device=ids.device) if keep is None else _rows(keep)
+    rows = torch.cat([old, ids])
+    after = {name: value.index_select(0, rows) for name, value in state.items()}
+    after["gradients"][len(old) :].zero_()  # nothing was seen of them yet: they are not acted on again
+    if "born" in after:
+        after["born"][len(old) :].fill_(True)
+    return after, len(old)

@@ -10,23 +10,24 @@ from r3avatar.types import RenderOutput
 
 gpu = pytest.mark.gpu
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def step(seed, F, V, N, device="cpu", whole=True):
+def step(seed, F, V, N, whole=True):
     """A step's render and what the decoder gave, slices of one tensor or three."""
     g = torch.Generator().manual_seed(seed)
     gradient = torch.randn(F, V, N, 2, generator=g) * 1e-4
     radii = (torch.randn(F, V, N, generator=g) * 9).clamp_min(0)
     values = torch.randn(F, N, 11, generator=g)[:, :, 3:] if whole else torch.randn(F, N, 8, generator=g)
     values[..., 1:4] = values[..., 1:4].abs() * 0.01 - 1e-4  # some below zero
-    values = values.to(device)
+    values = values.to(DEVICE)
     logit, scale, rotation = values.split([1, 3, 4], dim=-1)
     if not whole:
         logit, scale, rotation = logit.contiguous(), scale.contiguous(), rotation.contiguous()
-    means2d = torch.zeros_like(gradient).to(device).requires_grad_()
-    means2d.grad = gradient.to(device)
-    empty = torch.zeros(F, V, 1, 1, 3, device=device)
-    render = RenderOutput(empty, empty[..., 0], radii.to(device), means2d)
+    means2d = torch.zeros_like(gradient).to(DEVICE).requires_grad_()
+    means2d.grad = gradient.to(DEVICE)
+    empty = torch.zeros(F, V, 1, 1, 3, device=DEVICE)
+    render = RenderOutput(empty, empty[..., 0], radii.to(DEVICE), means2d)
     return render, SimpleNamespace(opacity_logit=logit, scale=scale, rotation=rotation)
 
 
@@ -37,13 +38,13 @@ def check(a, b):
             torch.testing.assert_close(found[name], value, rtol=1e-5, atol=1e-6)
 
 
-def two(window, device):
-    return DensityStatistics(window, "auto" if device == "cuda" else "triton"), DensityStatistics(window, "torch")
+def two(window):
+    return DensityStatistics(window, "triton"), DensityStatistics(window, "torch")
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_as_the_twin(whole):
-    a, b = two(99, "cpu")
+    a, b = two(99)
     for seed, (F, V) in enumerate(((2, 3), (1, 1), (1, 4))):
         for statistics in (a, b):
             statistics.observe(*step(seed, F, V, 70, whole=whole), 512, 600)
@@ -57,19 +58,20 @@ def test_as_the_twin(whole):
 
 
 def test_not_a_number_is_not_lost():
-    a, b = two(9, "cpu")
+    a, b = two(9)
     for statistics in (a, b):
         render, said = step(0, 2, 2, 5)
-        said.scale[0, 1, 0] = said.opacity_logit[1, 2] = torch.nan
+        said.scale[0, 1, 0] = torch.nan
+        said.opacity_logit[1, 2] = torch.nan
         statistics.observe(render, said, 10, 10)
     for name in ("log_scale_sum", "opacity_logits"):
         assert torch.equal(a.interval[name].isnan(), b.interval[name].isnan()) and b.interval[name].isnan().any()
 
 
 def test_a_strided_target_is_refused():
-    a, _ = two(9, "cpu")
+    a, _ = two(9)
     a.observe(*step(0, 1, 1, 5), 10, 10)
-    a.interval["log_scale_sum"] = torch.zeros(3, 5).T
+    a.interval["log_scale_sum"] = torch.zeros(3, 5, device=DEVICE).T
     with pytest.raises(ValueError, match="contiguous"):
         a.observe(*step(0, 1, 1, 5), 10, 10)
 
@@ -78,8 +80,8 @@ def test_a_strided_target_is_refused():
 @cuda
 @pytest.mark.parametrize("N", [10999, 100001])
 def test_as_the_twin_on_cuda_without_waiting_and_captured(N):
-    a, b = two(99, "cuda")
-    steps = [step(seed, 2, 4, N, "cuda") for seed in range(3)]
+    a, b = two(99)
+    steps = [step(seed, 2, 4, N) for seed in range(3)]
     for statistics in (a, b):
         statistics.observe(*steps[0], 512, 600)
     torch.cuda.set_sync_debug_mode("error")
