@@ -38,7 +38,7 @@ class TritonRasterizer(Rasterizer):
 
     capturable = True
 
-    def __init__(self, *, capacity: float = 12.0, **options):
+    def __init__(self, *, capacity: float = 32.0, **options):
         super().__init__(**options)
         if capacity <= 0:
             raise ValueError(f"capacity must be above 0, not {capacity}")
