@@ -17,7 +17,7 @@ from .conftest import camera
 class PlainCapture:
     """Cameras C, frames F: what a layout's writer stores and its reader must give back."""
 
-    cameras: list[dict]  # C of {"K" [3, 3], "D" [5], "w2c" [4, 4] metres, "width", "height"}; OpenCV pixel centres (0, 0)
+    cameras: list[dict]  # C of {"K" [3, 3], "D" [5], "w2c" [4, 4] metres, "width", "height"}; OpenCV's pixel centres
     images: list[list[np.ndarray]]  # [C][F] of [H, W, 3] uint8 RGB, black behind the person
     masks: list[list[np.ndarray]]  # [C][F] of [H, W] uint8 0/1
     poses: BodyPose  # [F]
