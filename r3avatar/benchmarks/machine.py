@@ -92,12 +92,14 @@ class DeviceMemory:
 
 
 def host_memory_mib() -> dict[str, float]:
-    """This process's resident MiB, and those shared with no other (unique set size); empty where there is no /proc."""
+    """This process's resident MiB: `private` ones that it alone has, and `file` ones, unchanged pages of files, which
+    others that map the same files share and the system may drop (the frame cache); empty where there is no /proc."""
     path = Path("/proc/self/smaps_rollup")
     if not path.exists():
         return {}
     kib = {line.split(":")[0]: int(line.split()[1]) for line in path.read_text().splitlines()[1:]}
-    return {"resident_mib": kib["Rss"] / 1024, "private_mib": (kib["Private_Clean"] + kib["Private_Dirty"]) / 1024}
+    clean = kib["Private_Clean"] + kib["Shared_Clean"]
+    return {"resident_mib": kib["Rss"] / 1024, "private_mib": kib["Private_Dirty"] / 1024, "file_mib": clean / 1024}
 
 
 def seconds_since_start() -> float | None:
