@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -91,6 +93,7 @@ class TritonRasterizer(Rasterizer):
             if recording:
                 raise RuntimeError("a TritonRasterizer has to render once before it can be recorded as a CUDA graph")
             self._fill = torch.zeros(1, dtype=torch.int32, device=means.device)
+            _announce_compilation()
         means2d, conics, weights, colours, depths, radii, boxes = project(
             means, gaussians.covariances, gaussians.opacities, gaussians.sh, cameras.w2c, cameras.K,
             cameras.width, cameras.height, self.eps2d, self.near, self.antialiased, TILE,
@@ -121,3 +124,13 @@ class TritonRasterizer(Rasterizer):
 
         columns, rows = tile_grid(cameras.width, cameras.height)
         return min(int(self.capacity * images * gaussians) + 1, images * gaussians * columns * rows)
+
+
+def _announce_compilation() -> None:
+    """Say why the first steps on a machine are slow."""
+    folder = Path(os.environ.get("TRITON_CACHE_DIR") or "~/.triton/cache").expanduser()
+    if not interpreting() and not (folder.is_dir() and any(folder.iterdir())):
+        log.warning(
+            "GPU kernels compile at their first use, once: some seconds each, about half a minute in all, and a few "
+            "seconds more where the spherical harmonics' degree grows; they are kept in %s", folder,
+        )  # fmt: skip
