@@ -35,7 +35,9 @@ def test_r3avatar_commands(workplace, tiny_capture):
         if command[0] != "r3avatar" or "capture=dna_rendering" in command:
             continue  # licensed files: tests/test_dna_rendering.py runs that line on a pair in its layout
         verb, rest = command[1], command[2:]
-        workplace(verb, *rest, *(tiny if verb == "train" else ["camera=4"] if "camera=8" in rest else []))
+        quick = ["batch.views=2", "gaussians=300", "seconds=0.1", "warm_up=1", "images=4", "recorded=[50]"]
+        short = {"train": tiny, "bench": [*tiny_capture, *quick]}
+        workplace(verb, *rest, *short.get(verb, ["camera=4"] if "camera=8" in rest else []))
 
 
 def test_make_demo(workplace, tiny_capture):
