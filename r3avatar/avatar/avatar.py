@@ -73,11 +73,12 @@ class Avatar(nn.Module):
     def retrieve(self, retrieved: Retrieved) -> Attributes:
         """Attributes of the five body parts at their own times, mixed by the parts' skinning weights, [F, N, ...]."""
         device = self.gaussians.positions.device
-        return self.blend_times(*(x.to(device) for x in self.distinct_times(retrieved)))
+        return self.blend_times(*(x.to(device) for x in self.distinct_times(retrieved)), align=retrieved.align)
 
-    def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor]:
+    def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Every time that is needed, once: times [D]; the rows [F, P] of the parts' own times; and of the times that
-        parts jumped from, their own where they did not. On the host: where `retrieved` is elsewhere this waits.
+        parts jumped from, their own where they did not; and how much these count, [F, P]. On the host: where
+        `retrieved` is elsewhere this waits.
 
         D is a multiple of F, the last time repeated: at most 2 P kinds of pictures, each a recorded CUDA graph.
         """
@@ -89,15 +90,23 @@ class Avatar(nn.Module):
         times = list(rows)
         times += times[-1:] * (-len(times) % max(1, len(retrieved)))
         current, previous = torch.tensor([now, before], dtype=torch.int64).reshape(2, *retrieved.times.shape)
-        return torch.tensor(times, dtype=self.gaussians.positions.dtype), current, previous
+        dtype = self.gaussians.positions.dtype
+        return torch.tensor(times, dtype=dtype), current, previous, retrieved.fade.to("cpu", dtype)
 
     def blend_times(
-        self, times: Tensor, current: Tensor, previous: Tensor, constants: Constants | None = None
+        self,
+        times: Tensor,
+        current: Tensor,
+        previous: Tensor,
+        share: Tensor,
+        constants: Constants | None = None,
+        align: bool = False,
     ) -> Attributes:
         """Attributes [F, N, ...] of the five body parts at times[current], mixed by the parts' skinning weights.
 
         times [D] frames; current [F, P] rows of it; previous [F, P] likewise: the times that parts jumped from, equal
-        to `current` for parts that did not jump.
+        to `current` for parts that did not jump; share [F, P] in [0, 1): how much those count (`Retrieved.fade`).
+        align: mix rotations as unit quaternions of aligned signs (`blending.align_rotations`).
         """
         recorded = self.record(times)  # fields [D, N, c]
         if len(times) == 1:  # the same for all parts: their shares add up to 1
@@ -105,11 +114,12 @@ class Avatar(nn.Module):
         fields = tuple(getattr(recorded, name) for name in ("offset", "opacity_logit", "scale", "rotation"))
         logits = self._logits(constants)
         if use_triton(self.skinning.backend, times.device) and not torch.is_grad_enabled():
-            return Attributes(*self._blend_on_gpu(fields, current, previous, logits))
+            return Attributes(*self._blend_on_gpu(fields, current, previous, share, logits, align))
         now = tuple(x[current] for x in fields)  # [F, P, N, c]
         before = tuple(x[previous] for x in fields)
         jump = current != previous
-        return Attributes(*blend(now, before, jump, self._part_weights(fade(now[0], before[0], jump), logits)))
+        weights = self._part_weights(fade(now[0], before[0], jump, share), logits)
+        return Attributes(*blend(now, before, jump, weights, share, align=len(fields) - 1 if align else None))
 
     def reconstruct(self, attributes: Attributes, pose: BodyPose, constants: Constants | None = None) -> Gaussians:
         """Skin the Gaussians with the given attributes to the F frames of `pose`."""
@@ -132,12 +142,12 @@ class Avatar(nn.Module):
         return part_weights(self.skinning.weights(vertex, logits), self.kind)
 
     def _blend_on_gpu(
-        self, fields: tuple, current: Tensor, previous: Tensor, logits: Tensor | None
+        self, fields: tuple, current: Tensor, previous: Tensor, share: Tensor, logits: Tensor | None, align: bool
     ) -> tuple[Tensor, ...]:
         from r3avatar.retrieval.triton_blending import blend_parts, weight_query_points
 
         positions, skinning = self.gaussians.positions, self.skinning
-        points = weight_query_points(positions, fields[0], current, previous, self.blend_weights_published)
+        points = weight_query_points(positions, fields[0], current, previous, share, self.blend_weights_published)
         weights = skinning.body.weights if logits is None else skinning.log_weights
         parts = part_of_joint(self.kind, positions.device)
-        return blend_parts(fields, current, previous, skinning.nearest(points), weights, logits, parts)
+        return blend_parts(fields, current, previous, share, skinning.nearest(points), weights, logits, parts, align)

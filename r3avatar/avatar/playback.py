@@ -40,17 +40,28 @@ class Playback:
     @torch.no_grad()
     def retrieved(self, pose: BodyPose, retrieved: Retrieved, cameras: Cameras) -> RenderOutput:
         """The F frames of a pose never recorded with the appearance of retrieved times, from `cameras` [F, V]."""
-        return self._render(self._blended, (pose, *self.avatar.distinct_times(retrieved), cameras))
+        function = self._blended_aligned if retrieved.align else self._blended
+        return self._render(function, (pose, *self.avatar.distinct_times(retrieved), cameras))
 
     def _at_times(self, pose: BodyPose, times: Tensor, cameras: Cameras) -> RenderOutput:
         gaussians = self.avatar.reconstruct(self.avatar.record(times), pose, self._constants)
         return self.rasterizer(gaussians, cameras)
 
     def _blended(
-        self, pose: BodyPose, times: Tensor, current: Tensor, previous: Tensor, cameras: Cameras
+        self,
+        pose: BodyPose,
+        times: Tensor,
+        current: Tensor,
+        previous: Tensor,
+        share: Tensor,
+        cameras: Cameras,
+        align: bool = False,
     ) -> RenderOutput:
-        attributes = self.avatar.blend_times(times, current, previous, self._constants)
+        attributes = self.avatar.blend_times(times, current, previous, share, self._constants, align)
         return self.rasterizer(self.avatar.reconstruct(attributes, pose, self._constants), cameras)
+
+    def _blended_aligned(self, *arguments) -> RenderOutput:
+        return self._blended(*arguments, align=True)
 
     def _render(self, function: Callable[..., RenderOutput], arguments: tuple) -> RenderOutput:
         device = self.avatar.gaussians.positions.device

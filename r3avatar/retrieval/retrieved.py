@@ -7,18 +7,25 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+PUBLISHED_FADE = 1 / 3
+"""Share of the time jumped from in the one frame of the published cross-fade: (2 new + old) / 3."""
+
 
 @dataclass
 class Retrieved:
     """Recorded times for each query frame and part (`parts.PARTS` in that order)."""
 
     times: Tensor  # [Q, 5] float, recorded frames; fractional between two frames
-    previous: Tensor  # [Q, 5] float, the time to cross-fade from where the part jumped; NaN = no jump
+    previous: Tensor  # [Q, 5] float, the time to cross-fade from where the part jumped; NaN = no cross-fade
     distances: Tensor  # [Q, 5] pose distance of the chosen frames, interpolated as the time is
     neighbours: Tensor  # [Q, 5] int64, candidates inside the window; -1 for the first query frame
+    fade: Tensor | None = None  # [Q, 5] float in [0, 1), the share of `previous`; None = 1/3 where the part jumped
+    align: bool = False  # mix rotations as unit quaternions of aligned signs; False = raw numbers, as published
 
     def __post_init__(self):
-        for name in ("previous", "distances", "neighbours"):
+        if self.fade is None:
+            self.fade = torch.where(self.jump, PUBLISHED_FADE, 0.0).to(self.times)
+        for name in ("previous", "distances", "neighbours", "fade"):
             found = getattr(self, name).shape
             assert found == self.times.shape, f"{name} is {tuple(found)}; times are {tuple(self.times.shape)}"
 
@@ -31,9 +38,11 @@ class Retrieved:
             rows = rows[0]
         if isinstance(rows, int):  # a view: frame after frame is asked for while an avatar moves
             rows = slice(rows, rows + 1 or None)
-        return Retrieved(self.times[rows], self.previous[rows], self.distances[rows], self.neighbours[rows])
+        return Retrieved(
+            self.times[rows], self.previous[rows], self.distances[rows], self.neighbours[rows], self.fade[rows], self.align
+        )
 
     @property
     def jump(self) -> Tensor:
-        """[Q, 5] bool: the part left its timeline in this frame."""
+        """[Q, 5] bool: the part is cross-faded in this frame, because it left its timeline in it or just before."""
         return ~torch.isnan(self.previous)

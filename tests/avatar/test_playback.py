@@ -153,17 +153,18 @@ def test_an_inbox_holds_the_latest_values(device):
 
 def test_distinct_times_are_few():
     avatar, nan = _avatar("cpu"), torch.nan
-    times, current, previous = avatar.distinct_times(_retrieved([3.0] * 5))
+    times, current, previous, share = avatar.distinct_times(_retrieved([3.0] * 5))
     assert times.tolist() == [3.0] and current.tolist() == previous.tolist() == [[0] * 5]
-    times, current, previous = avatar.distinct_times(_retrieved([3.0, 1.0, 3.0, 3.0, 2.5]))
+    times, current, previous, share = avatar.distinct_times(_retrieved([3.0, 1.0, 3.0, 3.0, 2.5]))
     assert len(times) == 3 and torch.equal(current, previous)
     assert times[current].tolist() == [[3.0, 1.0, 3.0, 3.0, 2.5]]
-    times, current, previous = avatar.distinct_times(_retrieved([3.0, 1.0, 3.0, 3.0, 2.5], [nan, 4, nan, nan, 3]))
+    times, current, previous, share = avatar.distinct_times(_retrieved([3.0, 1.0, 3.0, 3.0, 2.5], [nan, 4, nan, nan, 3]))
     assert len(times) == 4
     assert times[current].tolist() == [[3.0, 1.0, 3.0, 3.0, 2.5]]
     assert times[previous].tolist() == [[3.0, 4.0, 3.0, 3.0, 3.0]]
+    assert (share * 3).tolist() == [[0.0, 1.0, 0.0, 0.0, 1.0]]
     two = _retrieved([3.0, 1.0, 3.0, 3.0, 2.5])[[0, 0]]
-    times, current, _ = avatar.distinct_times(two)
+    times, current, *_ = avatar.distinct_times(two)
     assert len(times) == 4 and times[current].tolist() == two.times.tolist()  # padded to a multiple of the frames
 
 
@@ -175,12 +176,12 @@ def test_blending_by_triton_is_blending_by_torch():
     if device == "cpu":  # few Gaussians: the kernels are interpreted
         avatar.gaussians.positions.data = avatar.gaussians.positions.data[::300].contiguous()
     constants = avatar.constants()
-    for published in (False, True):
+    for published, align in ((False, False), (True, False), (False, True)):
         avatar.blend_weights_published = published
         results = []
         for backend in ("torch", "triton"):
             avatar.skinning.backend = backend
             arguments = (x.to(device) for x in avatar.distinct_times(retrieved))
-            results.append(avatar.blend_times(*arguments, constants))
+            results.append(avatar.blend_times(*arguments, constants, align))
         for a, b in zip(*map(tensors_of, results)):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -24,36 +24,40 @@ def _case(device, N, kind="smplx", F=2, D=7, vertices=50, packed=True):
     current = torch.randint(D, (F, 5), generator=g)
     jump = torch.rand(F, 5, generator=g) < 0.5
     previous = torch.where(jump, torch.randint(D, (F, 5), generator=g), current)
+    share = torch.rand(F, 5, generator=g).to(device)
     vertex = torch.randint(vertices, (F, N), generator=g)
     weights = torch.softmax(3 * normal(vertices, JOINTS[kind]), -1)
     logits = normal(N, JOINTS[kind])
-    return normal(N, 3), fields, current.to(device), previous.to(device), vertex.to(device), weights, logits
+    return normal(N, 3), fields, current.to(device), previous.to(device), share, vertex.to(device), weights, logits
 
 
-def _twin(positions, fields, current, previous, vertex, weights, logits, kind, last_part):
+def _twin(positions, fields, current, previous, share, vertex, weights, logits, kind, last_part, align=False):
     now, before, jump = [x[current] for x in fields], [x[previous] for x in fields], current != previous
-    offset = fade(now[0], before[0], jump)
+    offset = fade(now[0], before[0], jump, share)
     points = positions + (offset[:, -1] if last_part else offset.mean(1))
     rows = weights[vertex] if logits is None else torch.softmax(weights.log()[vertex] + logits, -1)
-    return points, blend(now, before, jump, part_weights(rows, kind))
+    return points, blend(now, before, jump, part_weights(rows, kind), share, 3 if align else None)
 
 
-def _ours(positions, fields, current, previous, vertex, weights, logits, kind, last_part):
-    points = kernels.weight_query_points(positions, fields[0], current, previous, last_part)
+def _ours(positions, fields, current, previous, share, vertex, weights, logits, kind, last_part, align=False):
+    points = kernels.weight_query_points(positions, fields[0], current, previous, share, last_part)
     given = weights if logits is None else weights.log()
     parts = part_of_joint(kind, positions.device)
-    return points, kernels.blend_parts(fields, current, previous, vertex, given, logits, parts)
+    return points, kernels.blend_parts(fields, current, previous, share, vertex, given, logits, parts, align)
 
 
 @pytest.mark.parametrize(("device", "N"), SIZES)
 @pytest.mark.parametrize(
-    ("kind", "with_logits", "packed", "last_part"),
-    [("smplx", True, True, False), ("smplx", False, False, True), ("smpl", True, False, False)],
-)
-def test_mixed_parts_are_the_twins(device, N, kind, with_logits, packed, last_part):
+    ("kind", "with_logits", "packed", "last_part", "align"),
+    [
+        ("smplx", True, True, False, False), ("smplx", False, False, True, False), ("smpl", True, False, False, False),
+        ("smplx", True, True, False, True), ("smpl", False, False, False, True),
+    ],
+)  # fmt: skip
+def test_mixed_parts_are_the_twins(device, N, kind, with_logits, packed, last_part, align):
     *case, logits = _case(device, N, kind, packed=packed)
     case.append(logits if with_logits else None)
-    (points, mixed), (expected_points, expected) = (f(*case, kind, last_part) for f in (_ours, _twin))
+    (points, mixed), (expected_points, expected) = (f(*case, kind, last_part, align) for f in (_ours, _twin))
     torch.testing.assert_close(points, expected_points, rtol=1e-5, atol=1e-6)
     assert len(mixed) == 4
     for a, b in zip(mixed, expected):
