@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,7 +35,7 @@ def resolve_backend(backend: str) -> str:
 
 
 def pose_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Mean over joints of the Euclidean norm of the difference of the 9-vectors: [..., J', 9] twice gives [...].
+    """Mean over joints of the Euclidean norm of the difference of the joints' vectors: [..., J', 9] twice gives [...].
 
     Source: R3-Avatar (arXiv 2503.12751), retrieval by temporal pose similarity.
     """
@@ -45,21 +45,30 @@ def pose_distance(a: Tensor, b: Tensor) -> Tensor:
 class PartIndex:
     """The recorded frames' embeddings of one part, searchable for the k nearest.
 
-    Both backends return the same ids and distances. 'torch' measures every frame. 'faiss' searches plain L2, which
-    bounds the distance: with d all joints' differences together, |d| / J <= mean_j |d_j| <= |d| / sqrt(J). Candidates
-    are measured exactly, and their number grows until the first bound proves that no other frame can be among the k.
+    The distance is `pose_distance` or any that is nowhere smaller. Both backends return the same ids and distances.
+    'torch' measures every frame. 'faiss' searches plain L2, which bounds `pose_distance`: with d all joints'
+    differences together, |d| / J <= mean_j |d_j| <= |d| / sqrt(J). Candidates are measured exactly, and their number
+    grows until the first bound proves that no other frame can be among the k.
     """
 
-    def __init__(self, embedding: Tensor, joints: Sequence[int], backend: str = "auto"):
+    def __init__(
+        self,
+        embedding: Tensor,
+        joints: Sequence[int],
+        backend: str = "auto",
+        distance: Callable[[Tensor, Tensor], Tensor] = pose_distance,
+    ):
         """
         Args:
-            embedding: [T, J', 9] of the recorded frames.
+            embedding: [T, J', C] of the recorded frames; C = 9 for `pose_embedding`.
             joints: the part's joints, numbers into J'.
             backend: 'auto', 'faiss' or 'torch' (see `resolve_backend`).
+            distance: of embeddings [..., P, C] twice, gives [...]; at least `pose_distance` of them everywhere.
         """
         self.backend = resolve_backend(backend)
         self.joints = list(joints)
-        self.bank = _part(embedding, self.joints, "recorded")  # [T, P, 9]
+        self.distance, self.width = distance, embedding.shape[-1]
+        self.bank = _part(embedding, self.joints, self.width, "recorded")  # [T, P, C]
         if len(self.bank) == 0:
             raise ValueError("no recorded frames: a retrieval index needs at least one")
         self._index = None
@@ -78,7 +87,7 @@ class PartIndex:
         """The min(k, T) nearest recorded frames of each query frame.
 
         Args:
-            query: [Q, J', 9] embeddings.
+            query: [Q, J', C] embeddings.
             k: frames wanted, at least 1.
 
         Returns:
@@ -87,7 +96,7 @@ class PartIndex:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        query = _part(query, self.joints, "query").to(self.bank)
+        query = _part(query, self.joints, self.width, "query").to(self.bank)
         k = min(k, len(self))
         if self._index is None or len(query) == 0:
             return self._search_all(query, k)
@@ -96,7 +105,7 @@ class PartIndex:
     def _search_all(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         every = torch.arange(len(self), device=query.device)
         rows = max(1, _CHUNK_ELEMENTS // self.bank.numel())
-        parts = [_nearest(pose_distance(q[:, None], self.bank[None]), every, k) for q in query.split(rows)]
+        parts = [_nearest(self.distance(q[:, None], self.bank[None]), every, k) for q in query.split(rows)]
         if not parts:
             return query.new_zeros(0, k), torch.zeros(0, k, dtype=torch.int64, device=query.device)
         return torch.cat([d for d, _ in parts]), torch.cat([i for _, i in parts])
@@ -115,7 +124,7 @@ class PartIndex:
             rows = max(1, _CHUNK_ELEMENTS // (C * self.bank[0].numel()))
             for some, some_ids in zip(open_.split(rows), candidates.sort(dim=-1).values.split(rows)):
                 some, some_ids = some.to(query.device), some_ids.to(query.device)
-                exact = pose_distance(query[some][:, None], self.bank[some_ids])
+                exact = self.distance(query[some][:, None], self.bank[some_ids])
                 distances[some], ids[some] = _nearest(exact, some_ids, k)
             # Every other frame is in L2 at least as far as the last candidate. Strictly: a tie may have a lower id.
             others = (squared[:, -1] - slack[open_]).clamp_min(0).sqrt() / P
@@ -133,9 +142,10 @@ def _nearest(distances: Tensor, ids: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return distances[:, :k], ids.expand_as(order).gather(-1, order[:, :k])
 
 
-def _part(embedding: Tensor, joints: list[int], name: str) -> Tensor:
-    if embedding.ndim != 3 or embedding.shape[-1] != 9 or embedding.shape[1] <= max(joints):
-        raise ValueError(f"{name} embedding must be [T, J', 9] with J' > {max(joints)}, not {tuple(embedding.shape)}")
+def _part(embedding: Tensor, joints: list[int], width: int, name: str) -> Tensor:
+    if embedding.ndim != 3 or embedding.shape[-1] != width or embedding.shape[1] <= max(joints):
+        shape = tuple(embedding.shape)
+        raise ValueError(f"{name} embedding must be [T, J', {width}] with J' > {max(joints)}, not {shape}")
     part = embedding[:, joints].contiguous()
     finite = part.flatten(1).isfinite().all(-1)
     if not finite.all():

@@ -38,9 +38,8 @@ class Retrieved:
             rows = rows[0]
         if isinstance(rows, int):  # a view: frame after frame is asked for while an avatar moves
             rows = slice(rows, rows + 1 or None)
-        return Retrieved(
-            self.times[rows], self.previous[rows], self.distances[rows], self.neighbours[rows], self.fade[rows], self.align
-        )
+        tensors = (self.times, self.previous, self.distances, self.neighbours, self.fade)
+        return Retrieved(*(x[rows] for x in tensors), self.align)
 
     @property
     def jump(self) -> Tensor:

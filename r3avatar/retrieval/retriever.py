@@ -54,18 +54,26 @@ class _Retriever(ABC):
         if len(times) == 0:
             raise ValueError("no recorded frames to retrieve from: `theta` is empty, or `bank` is all false")
         self.times = times
-        self._indices = [PartIndex(embedding, joints, self.backend) for joints in self._parts()]
+        self._indices = [self._index(embedding, joints) for joints in self._parts()]
         return self
+
+    def _index(self, embedding: Tensor, joints: tuple[int, ...]) -> PartIndex:
+        return PartIndex(embedding, joints, self.backend)
 
     def _search(self, theta: Tensor, history: Tensor | None, k: int) -> tuple[Tensor, Tensor]:
         """Distances and times [Q, parts, min(k, T)] of each part's nearest recorded frames."""
+        _, distances, ids = self._search_ids(theta, history, k)
+        return distances, self.times.to(distances)[ids]
+
+    def _search_ids(self, theta: Tensor, history: Tensor | None, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedding [Q, J', C]; distances and numbers [Q, parts, min(k, T)] of each part's nearest recorded frames."""
         if self.times is None:
             raise RuntimeError("the retriever has no recorded poses: call fit(theta, times) first")
         self._check(theta)
         embedding = self._embedding(theta, history)
-        found = [index.search(embedding, k) for index in self._indices]
-        distances = torch.stack([d for d, _ in found], dim=1)
-        return distances, self.times.to(distances)[torch.stack([i for _, i in found], dim=1)]
+        found = [index.search(embedding, len(index) if k is None else k) for index in self._indices]
+        distances, ids = (torch.stack(x, dim=1) for x in zip(*found))
+        return embedding, distances, ids
 
     def _embedding(self, theta: Tensor, history: Tensor | None = None) -> Tensor:
         joints = EMBEDDED_JOINTS[self.kind]

@@ -167,8 +167,9 @@ def blend_parts(
     mixed = tuple(x.new_empty(F, N, x.shape[-1]) for x in fields)
     with torch.cuda.device_of(vertex):
         _blend[(triton.cdiv(N, BLEND_BLOCK), F)](
-            *fields, current.contiguous(), previous.contiguous(), fade.contiguous(), vertex.contiguous(), weights.contiguous(),
-            None if logits is None else logits.contiguous(), part_of_joint, *mixed, N, *strides,
+            *fields, current.contiguous(), previous.contiguous(), fade.contiguous(), vertex.contiguous(),
+            weights.contiguous(), None if logits is None else logits.contiguous(), part_of_joint,
+            *mixed, N, *strides,
             PARTS=P, J=J, JP=max(16, triton.next_power_of_2(J)), LOGITS=logits is not None, ALIGN=align,
             BLOCK=BLEND_BLOCK, num_warps=BLEND_WARPS,
         )  # fmt: skip

@@ -153,12 +153,13 @@ def test_an_inbox_holds_the_latest_values(device):
 
 def test_distinct_times_are_few():
     avatar, nan = _avatar("cpu"), torch.nan
-    times, current, previous, share = avatar.distinct_times(_retrieved([3.0] * 5))
+    times, current, previous, _ = avatar.distinct_times(_retrieved([3.0] * 5))
     assert times.tolist() == [3.0] and current.tolist() == previous.tolist() == [[0] * 5]
-    times, current, previous, share = avatar.distinct_times(_retrieved([3.0, 1.0, 3.0, 3.0, 2.5]))
+    times, current, previous, _ = avatar.distinct_times(_retrieved([3.0, 1.0, 3.0, 3.0, 2.5]))
     assert len(times) == 3 and torch.equal(current, previous)
     assert times[current].tolist() == [[3.0, 1.0, 3.0, 3.0, 2.5]]
-    times, current, previous, share = avatar.distinct_times(_retrieved([3.0, 1.0, 3.0, 3.0, 2.5], [nan, 4, nan, nan, 3]))
+    jumped = _retrieved([3.0, 1.0, 3.0, 3.0, 2.5], [nan, 4, nan, nan, 3])
+    times, current, previous, share = avatar.distinct_times(jumped)
     assert len(times) == 4
     assert times[current].tolist() == [[3.0, 1.0, 3.0, 3.0, 2.5]]
     assert times[previous].tolist() == [[3.0, 4.0, 3.0, 3.0, 3.0]]
