@@ -9,7 +9,9 @@ from r3avatar.evaluation.evaluate import fit_retriever
 from r3avatar.evaluation.media import strip, write_image, write_video
 from r3avatar.evaluation.plots import retrieval_timeline
 from r3avatar.motion.animate import animate
-from r3avatar.motion.poses import capture_motion, load_motion
+from r3avatar.motion.cameras import rig_up
+from r3avatar.motion.load import load_motion
+from r3avatar.motion.poses import capture_motion
 from r3avatar.verbs.parts import load_run
 from r3avatar.verbs.render import choose_cameras
 
@@ -22,7 +24,12 @@ def run(config: DictConfig) -> Path:
         pose, frames = capture_motion(capture, config.motion)
         fps = capture.fps
     else:
-        pose, fps = load_motion(config.motion, capture.poses)
+        motion = load_motion(
+            config.motion, body=trained.body, like=capture.poses, fps=capture.fps, motion_fps=config.motion_fps,
+            skeleton=config.skeleton, up=config.up, root=config.root, start=config.start, end=config.end,
+            place=config.place, world_up=rig_up(capture.cameras),
+        )  # fmt: skip
+        pose, fps = motion.pose, motion.fps
         frames = list(range(len(pose)))
     retrieved = fit_retriever(trained.retriever, capture).retrieve(pose.theta)
     cameras = choose_cameras(trained, str(config.camera), pose, config.turns, config.scale)
