@@ -16,6 +16,14 @@ VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
         "write a synthetic capture: a clothed, dancing person in real .smc files",
         ("", "synthesis=tiny subject=tiny", "subject=cape synthesis.garment=cape synthesis.seed=7"),
     ),
+    "inspect": (
+        "check a capture: holes, and whether cameras, poses and masks agree; names the mistake and its mend",
+        (
+            "",
+            "capture=dna_rendering capture.root=DIR capture.subject=0019_10 body=smplx body.path=DIR strict=true",
+            "views=12 frames=10 every_image=true out=report",
+        ),
+    ),
     "preprocess": (
         "undistort, scale and crop a capture's frames into the cache",
         (
