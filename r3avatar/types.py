@@ -81,7 +81,7 @@ class BodyPose(_Tensors):
     theta: Tensor  # [F, J, 3] axis-angle of every joint, the root first
     betas: Tensor  # [F, B] shape coefficients
     expression: Tensor  # [F, E] expression coefficients; E = 0 where the body has none
-    R: Tensor  # [F, 3, 3] global rotation (identity for SMPL-X, whose root rotation is theta[:, 0])
+    R: Tensor  # [F, 3, 3] global rotation about the origin (identity where theta[:, 0] is all of the root's rotation)
     Th: Tensor  # [F, 3] global translation, metres
 
     def __post_init__(self):

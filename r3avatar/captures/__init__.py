@@ -5,7 +5,11 @@ from r3avatar.captures.boxes import body_bounds, projected_box_mask
 from r3avatar.captures.cache import FrameStore, frames_of_splits, prepare
 from r3avatar.captures.capture import Capture, CaptureError, Split, parse_ids
 from r3avatar.captures.dna_rendering import DnaRendering
+from r3avatar.captures.folder import FolderCapture
+from r3avatar.captures.folder_writer import write_folder
 from r3avatar.captures.hand_mean import read_hand_mean
+from r3avatar.captures.hand_pca import HandPca, read_hand_pca
+from r3avatar.captures.mvhumannet import MvHumanNet
 from r3avatar.captures.prepared_frame import BOUND, PERSON, PreparedFrame
 from r3avatar.captures.smc import SmcWriter
 
@@ -26,7 +30,10 @@ __all__ = [
     "CaptureDataModule",
     "CaptureError",
     "DnaRendering",
+    "FolderCapture",
     "FrameStore",
+    "HandPca",
+    "MvHumanNet",
     "PreparedFrame",
     "SmcWriter",
     "Split",
@@ -38,4 +45,6 @@ __all__ = [
     "prepare",
     "projected_box_mask",
     "read_hand_mean",
+    "read_hand_pca",
+    "write_folder",
 ]

@@ -1,0 +1,193 @@
+"""Captures whose images and masks are single numbered files, in one folder a camera."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from r3avatar.captures.capture import Capture, CaptureError, Split
+from r3avatar.captures.checked import check_file_name, read_bytes
+from r3avatar.captures.encoded_image import decode_image, decode_mask, image_size
+from r3avatar.captures.undistortion import Undistortion
+from r3avatar.types import Cameras
+
+_MAPS_KEPT = 4  # cameras whose undistortion maps stay in memory: 6 bytes a pixel each
+_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a calibration knows nothing of EXIF orientation
+
+
+def numbered_files(folder: Path, pattern: re.Pattern[str], *, what: str, fix: str) -> dict[int, Path]:
+    """The folder's files by number, the pattern's first group; files that do not match are left out.
+
+    CaptureError if the folder is absent or unreadable, and for two files of one number.
+    """
+    try:
+        names = sorted(entry.name for entry in os.scandir(folder))
+    except OSError as error:
+        found = "none" if isinstance(error, FileNotFoundError) else f"an unreadable one ({error.strerror})"
+        raise CaptureError(folder, "the folder", expected=f"a folder of {what}", found=found, fix=fix) from error
+    files: dict[int, Path] = {}
+    for name in names:
+        match = pattern.fullmatch(name)
+        if match:
+            number = int(match[1])
+            if number in files:
+                raise CaptureError(
+                    folder, f"number {number}", expected="one file", found=f"'{files[number].name}' and '{name}'",
+                    fix="keep one of them",
+                )  # fmt: skip
+            files[number] = folder / name
+    return files
+
+
+@dataclass
+class View:
+    """One camera as its files describe it."""
+
+    K: np.ndarray  # [3, 3] pixels of the stored images, the first pixel's centre at (0.5, 0.5)
+    w2c: np.ndarray  # [4, 4] metres
+    D: np.ndarray | None  # OpenCV's distortion coefficients; None: none
+    images: dict[int, Path]  # by frame id
+    masks: dict[int, Path]
+    images_folder: Path
+    masks_folder: Path
+    size: tuple[int, int] | None  # width, height; None: that of the first image
+
+    def require(self, frame: int) -> None:
+        """CaptureError if the frame has no image or no mask."""
+        for files, folder, what in (
+            (self.images, self.images_folder, "an image"),
+            (self.masks, self.masks_folder, "a mask"),
+        ):
+            if frame not in files:
+                raise CaptureError(
+                    folder, f"frame {frame}", expected=what, found=f"none (files there: {len(files)})",
+                    fix="take the frame or the camera out of the splits, or restore the file",
+                )  # fmt: skip
+
+
+class ImageFileCapture(Capture):
+    """What readers of numbered image files share: reading, the fingerprint, pickling as arguments.
+
+    A subclass calls `_begin`, sets `frame_ids`, `poses` and the other attributes of `Capture`, then calls `_open`.
+    """
+
+    def _begin(self, root: str | Path, subject: str, splits: Mapping[str, Split], scale: float, **others) -> None:
+        """Set name, folder, splits and camera ids; `others` are the constructor's remaining keywords."""
+        if not 0 < scale <= 1:
+            raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
+        self.name, self.scale = check_file_name(str(subject), "subject"), scale
+        self.folder = Path(root).expanduser() / self.name
+        self.splits = {name: Split.parse(split.cameras, split.frames) for name, split in splits.items()}
+        named = {camera for split in self.splits.values() for camera in split.cameras}
+        for camera in named:
+            check_file_name(camera, "a camera")
+        self.camera_ids = sorted(named, key=lambda camera: (int(camera) if camera.isdecimal() else 0, camera))
+        self._arguments = dict(root=root, subject=subject, splits=self.splits, scale=scale, **others)
+        self._lock = threading.Lock()
+        self._recent: list[Undistortion] = []
+
+    def _open(self, view_of: Callable[[str], View], undistort: bool) -> None:
+        """Open every camera of the splits; CaptureError for what the splits need and the files lack."""
+        self._require_poses()
+        self.check_splits()
+        self._views, self._undistortions, self.cameras = [], [], []
+        for camera in self.camera_ids:
+            view = view_of(camera)
+            frames = sorted({f for split in self.splits.values() if camera in split.cameras for f in split.frames})
+            for frame in frames:
+                view.require(frame)
+            if view.size is None:
+                view.size = _decoded(view.images[frames[0]], image_size)
+            native = Cameras(torch.from_numpy(view.K).float(), torch.from_numpy(view.w2c).float(), *view.size)
+            scaled = native.scaled(self.scale)
+            opencv = view.K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+            D = view.D if undistort else None
+            self._undistortions.append(Undistortion(opencv, D, view.size, (scaled.width, scaled.height)))
+            self._views.append(view)
+            self.cameras.append(scaled)
+
+    def _require_poses(self) -> None:
+        known = set(self.frame_ids)
+        for name, split in self.splits.items():
+            for frame in split.frames:
+                if frame not in known:
+                    raise CaptureError(
+                        self.folder, f"split '{name}', frame {frame}", expected="a body pose",
+                        found=f"poses of the frames {self.frame_ids[0]} .. {self.frame_ids[-1]}",
+                        fix="take the frame out of the split",
+                    )  # fmt: skip
+
+    def read(self, camera_index: int, frame_index: int) -> tuple[np.ndarray, np.ndarray]:
+        """The image [H, W, 3] uint8 RGB, black behind the person, and the mask [H, W] uint8 0/1 (`Capture.read`)."""
+        view, undistortion = self._views[camera_index], self._undistortions[camera_index]
+        frame = self.frame_ids[frame_index]
+        view.require(frame)
+        image, mask = self._load(view, frame)
+        if not mask.any():
+            raise CaptureError(
+                view.masks[frame], f"frame {frame}", expected="a mask of the person", found="no nonzero pixel",
+                fix="mend the mask, or take the frame or the camera out of the splits",
+            )  # fmt: skip
+        if undistortion.D is not None:
+            self._keep_few_maps(undistortion)
+        return undistortion(image, mask)
+
+    def _load(self, view: View, frame: int) -> tuple[np.ndarray, np.ndarray]:
+        """The native image [H, W, 3] uint8 BGR and mask [H, W] uint8 0/1 of a frame id, as stored."""
+        return read_image(view, frame), _decoded(view.masks[frame], decode_mask, view.size)
+
+    def fingerprint(self) -> dict[str, object]:
+        """Images and masks (name, size, modification time), cameras, poses and scale (`Capture.fingerprint`)."""
+        cameras = {}
+        for camera, view, undistortion in zip(self.camera_ids, self._views, self._undistortions):
+            digest = hashlib.sha256()
+            for values in (view.K, view.w2c, np.zeros(0) if undistortion.D is None else undistortion.D):
+                digest.update(np.ascontiguousarray(values, np.float64).tobytes())
+            for frame, path in [*sorted(view.images.items()), *sorted(view.masks.items())]:
+                stat = path.stat()
+                digest.update(f"{frame} {path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+            cameras[camera] = digest.hexdigest()
+        digest = hashlib.sha256(np.array(self.frame_ids, np.int64).tobytes())
+        for values in (self.poses.theta, self.poses.betas, self.poses.expression, self.poses.R, self.poses.Th):
+            digest.update(f"{tuple(values.shape)}".encode() + values.numpy().tobytes())
+        return {"reader": type(self).__name__, "cameras": cameras, "poses": digest.hexdigest(), "scale": self.scale}
+
+    def __reduce__(self):
+        return functools.partial(type(self), **self._arguments), ()
+
+    def _keep_few_maps(self, used: Undistortion) -> None:
+        with self._lock:
+            self._recent = [*(u for u in self._recent if u is not used), used]
+            if len(self._recent) > _MAPS_KEPT:
+                self._recent.pop(0).release()
+
+
+def read_image(view: View, frame: int) -> np.ndarray:
+    """The stored image [H, W, 3] uint8 BGR of a frame id; CaptureError if it is damaged or of another size."""
+    return _decoded(view.images[frame], lambda data: decode_image(data, _AS_STORED), view.size)
+
+
+def _decoded(path: Path, decode: Callable[[np.ndarray], object], size: tuple[int, int] | None = None):
+    """A file decoded; CaptureError if it is absent, damaged, or of another size (width, height)."""
+    fix = "restore the file, or take the frame or the camera out of the splits"
+    data = np.frombuffer(read_bytes(path, what="an image", fix=fix), np.uint8)
+    try:
+        value = decode(data)
+    except (ValueError, cv2.error) as error:
+        raise CaptureError(path, "the file", expected="an image", found=str(error), fix=fix) from error
+    if size is not None and value.shape[:2] != size[::-1]:
+        raise CaptureError(
+            path, "the file", expected=f"an image of {size[0]}x{size[1]}, the camera's size",
+            found=f"{value.shape[1]}x{value.shape[0]}", fix=fix,
+        )  # fmt: skip
+    return value
