@@ -107,8 +107,8 @@ def _hands(path: Path, arrays: dict[str, np.ndarray], body: BodyModel, F: int) -
         return np.concatenate([left, right], 1).reshape(F, 30, 3)
     if pca and torch.equal(body.left_hand_components.cpu(), torch.eye(45)):
         raise MotionError(
-            f"{path}: the hands are {left.shape[1]} PCA coefficients, but this body (the demo's) has no hand PCA of its "
-            "own; give full hand poses [F, 45]"
+            f"{path}: the hands are {left.shape[1]} PCA coefficients, but this body has no hand PCA of "
+            "its own (the demo body); give full hand poses [F, 45]"
         )
     try:
         return body.hand_pose(*(torch.from_numpy(x).to(body.v_template) for x in (left, right)), pca).cpu().numpy()
