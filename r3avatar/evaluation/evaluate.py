@@ -15,8 +15,10 @@ from tqdm import tqdm
 from r3avatar.avatar import Avatar, Playback
 from r3avatar.captures import Capture
 from r3avatar.evaluation.media import error_map, strip, write_image, write_video
+from r3avatar.evaluation.oracle_times import OracleTimes
 from r3avatar.evaluation.plots import retrieval_timeline
 from r3avatar.evaluation.protocols import evaluate_image
+from r3avatar.evaluation.steadiness import Steadiness
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.retrieval import Retrieved
 from r3avatar.types import Batch, RenderOutput
@@ -67,9 +69,11 @@ def evaluate_split(
     lpips: nn.Module | None,
     fps: float,
     device: torch.device,
+    steadiness: Steadiness | None = None,
 ) -> tuple[dict, list[dict]]:
     """Means over all images of a split, {"paper": {...}, "standard": {...}}, and one row an image.
 
+    steadiness: what it finds is a third section of the means, under that name.
     media: folder for <split>/<frame>_<view>.png (truth | render | error | alpha) and <split>.mp4; None writes nothing.
     """
     rows, strips = [], []
@@ -80,6 +84,9 @@ def evaluate_split(
         for view in range(batch.rgb.shape[1]):
             truth, rgb = batch.rgb[0, view].float() / 255, render.rgb[0, view].clamp(0, 1)
             alpha, mask = render.alpha[0, view], (batch.mask[0, view] & 1).bool()
+            if steadiness is not None:
+                # The views of one frame may come in several batches, one for each image size.
+                steadiness.add((*rgb.shape[:2], view), frame, rgb, truth, mask)
             values = evaluate_image(rgb, alpha, truth, mask, lpips=lpips)
             rows.append(
                 {"frame": frame, "view": view, **{f"{p}.{k}": v for p, m in values.items() for k, v in m.items()}}
@@ -103,6 +110,8 @@ def evaluate_split(
             summary[protocol][name] = None if values[0] is None else float(np.mean(values))
     for protocol in summary.values():
         protocol["frames"] = len(rows)
+    if steadiness is not None:
+        summary["steadiness"] = steadiness.result()
     return summary, rows
 
 
@@ -131,7 +140,10 @@ def evaluate(
         retrieved, rows = None, {}
         if split == "novel_pose":
             fit_retriever(retriever, capture)
-            retrieved, rows = retrieve_for(capture, retriever, wanted.frames)
+            if isinstance(retriever, OracleTimes):
+                retrieved, rows = retriever.search(playback, loader(split), device)
+            else:
+                retrieved, rows = retrieve_for(capture, retriever, wanted.frames)
             if pictures is not None:
                 query = sorted(rows, key=rows.__getitem__)
                 jumps = retrieved.jump.numpy()
@@ -148,6 +160,7 @@ def evaluate(
             lpips,
             fps,
             device,
+            Steadiness(max(step, 1)) if split == "novel_pose" else None,
         )
         (folder / "logs").mkdir(exist_ok=True, parents=True)
         (folder / "logs" / f"{split}_frames.json").write_text(json.dumps(table, indent=1))
@@ -176,4 +189,10 @@ def table(metrics: dict) -> str:
                     f"{split.replace('_', ' '):12} {protocol:10} {cell(m['psnr'], 7, 2)} {cell(m['ssim'], 7, 4)} "
                     f"{cell(m['lpips'], 7, 4)} {cell(m.get('mask_iou'), 9, 4)} {m['frames']:7}"
                 )
+        steady = (metrics.get(split) or {}).get("steadiness")
+        if steady and steady["error"] is not None:
+            lines.append(
+                f"{split.replace('_', ' '):12} steadiness {steady['error']:.3f} (frame-difference error: 0 = changes as "
+                f"the truth, 1 = as a still picture; {steady['pairs']} pairs, {steady['stride']} frames apart)"
+            )
     return "\n".join(lines)
