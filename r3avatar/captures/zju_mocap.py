@@ -109,10 +109,10 @@ class ZjuMocap(ImageFileCapture):
 
     def _listed_image(self, camera: str, frame: int) -> PurePosixPath:
         path = PurePosixPath(self._listed[frame][int(camera)])
-        if path.is_absolute() or ".." in path.parts or not path.name:
+        if path.is_absolute() or ".." in path.parts or len(path.parts) < 2 or not str(path).isprintable():
             raise CaptureError(
-                self.folder / "annots.npy", f"ims[{frame}], camera {camera}", expected="a path inside of the folder",
-                found=str(path), fix=_DOWNLOAD,
+                self.folder / "annots.npy", f"ims[{frame}], camera {camera}",
+                expected="<folder>/<image> inside of the capture", found=repr(str(path)), fix=_DOWNLOAD,
             )  # fmt: skip
         return path
 

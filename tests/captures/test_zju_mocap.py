@@ -108,6 +108,15 @@ def test_names_of_both_releases(tmp_path, shared, prefix):
     np.testing.assert_array_equal(capture.read(2, 3)[0], PLAIN.images[2][3])
 
 
+def test_arrays_of_names(spoilt):
+    """Releases differ in whether `ims` holds lists or arrays."""
+    expected = _open(spoilt).read(2, 1)
+    _changed("annots.npy", lambda a: a.update(ims=np.array([{"ims": np.array(e["ims"])} for e in a["ims"]])))(
+        spoilt / SUBJECT
+    )
+    np.testing.assert_array_equal(_open(spoilt).read(2, 1)[0], expected[0])
+
+
 def test_fingerprint(shared, spoilt):
     whole, half = (_open(shared, scale=scale).fingerprint() for scale in (1.0, 0.5))
     assert whole != half
@@ -202,7 +211,7 @@ HOLES = {
     ),
     "path outside": (
         "annots.npy", _changed("annots.npy", lambda a: a["ims"][0]["ims"].__setitem__(0, "../secret.jpg")),
-        "ims[0], camera 0: expected a path inside of the folder, found ../secret.jpg",
+        "ims[0], camera 0: expected <folder>/<image> inside of the capture, found '../secret.jpg'",
     ),
     "few D": ("annots.npy", _changed("annots.npy", lambda a: a["cams"]["D"].pop()), "found [3, 2, 3, 3]"),
     "singular K": ("annots.npy", _cam("K", 1, np.zeros((3, 3))), "camera 1, K: expected a regular calibration matrix"),
