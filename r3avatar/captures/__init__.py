@@ -9,9 +9,11 @@ from r3avatar.captures.folder import FolderCapture
 from r3avatar.captures.folder_writer import write_folder
 from r3avatar.captures.hand_mean import read_hand_mean
 from r3avatar.captures.hand_pca import HandPca, read_hand_pca
+from r3avatar.captures.hifi4g import HiFi4G
 from r3avatar.captures.mvhumannet import MvHumanNet
 from r3avatar.captures.prepared_frame import BOUND, PERSON, PreparedFrame
 from r3avatar.captures.smc import SmcWriter
+from r3avatar.captures.zju_mocap import ZjuMocap
 
 
 def __getattr__(name: str):
@@ -33,10 +35,12 @@ __all__ = [
     "FolderCapture",
     "FrameStore",
     "HandPca",
+    "HiFi4G",
     "MvHumanNet",
     "PreparedFrame",
     "SmcWriter",
     "Split",
+    "ZjuMocap",
     "body_bounds",
     "crop_batch",
     "frames_of_splits",

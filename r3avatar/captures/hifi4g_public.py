@@ -3,8 +3,8 @@
 The download: image_white/<frame>/<view>.png, white behind the person, and image_white/transforms.json (or beside it) in
 instant-ngp's format. There, each view has `file_path` (its name is the view's number), `transform_matrix`,
 camera-to-world with y up and z backward, and fl_x, fl_y, cx, cy, w, h, k1, k2, p1, p2, k3, which may also stand once
-for all views; the first pixel's centre is (0.5, 0.5) as in COLMAP, half a pixel from OpenCV's. `scale` and `offset` place
-the scene in instant-ngp's unit cube and are no part of the calibration.
+for all views; the first pixel's centre is (0.5, 0.5) as in COLMAP, half a pixel from OpenCV's. `scale` and `offset`
+place the scene in instant-ngp's unit cube and are no part of the calibration.
 
 The download has no body: SMPL fits in metres, in the world of transforms.json, come from elsewhere (smpl_fits.py).
 """
