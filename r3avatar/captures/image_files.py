@@ -154,7 +154,13 @@ class ImageFileCapture(Capture):
             for values in (view.K, view.w2c, np.zeros(0) if undistortion.D is None else undistortion.D):
                 digest.update(np.ascontiguousarray(values, np.float64).tobytes())
             for frame, path in [*sorted(view.images.items()), *sorted(view.masks.items())]:
-                stat = path.stat()
+                try:
+                    stat = path.stat()
+                except OSError as error:  # a link to nowhere, or a file that went since
+                    raise CaptureError(
+                        path, f"frame {frame}", expected="a file", found=f"none ({error.strerror})",
+                        fix="restore it, or remove its entry",
+                    ) from error  # fmt: skip
                 digest.update(f"{frame} {path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
             cameras[camera] = digest.hexdigest()
         digest = hashlib.sha256(np.array(self.frame_ids, np.int64).tobytes())

@@ -135,6 +135,30 @@ def test_fingerprint(folder):
     assert _open(moved).fingerprint() == changed
 
 
+def test_a_link_to_nowhere_is_named(folder):
+    link = folder / "images/1/000003.png"  # of a frame that no split needs
+    link.unlink()
+    link.symlink_to("elsewhere.png")
+    with pytest.raises(CaptureError, match=re.escape(f"{link}: frame 3: expected a file, found none")):
+        _open(folder).fingerprint()
+
+
+def test_an_exif_orientation_is_ignored(folder):
+    """Calibration knows the pixels as they are stored."""
+    path = folder / "images/0/000001.png"
+    image = cv2.imread(str(path))
+    plain = cv2.imencode(".jpg", image)[1].tobytes()
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"  # orientation 6: turned by 90 degrees
+    exif = b"\xff\xe1" + (8 + len(tiff)).to_bytes(2, "big") + b"Exif\0\0" + tiff
+    turned = plain[:2] + exif + plain[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape[:2] == (96, 80)
+    path.unlink()
+    path.with_suffix(".jpg").write_bytes(turned)
+    rgb, mask = _open(folder).read(0, 1)
+    stored = cv2.imdecode(np.frombuffer(plain, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    np.testing.assert_array_equal(rgb, stored * mask[..., None])
+
+
 def test_through_the_frame_cache(folder, body, tmp_path):
     capture = _open(folder)
     store = prepare(capture, body, tmp_path / "cache", workers=0, progress=False)
