@@ -229,10 +229,11 @@ def _task(verb: str):
 
         from r3avatar.captures import CaptureError
         from r3avatar.motion.poses import MotionError
+        from r3avatar.retrieval import RetrievalError
         from r3avatar.run import RunError
 
         expected = (
-            CaptureError, MotionError, RunError, FileNotFoundError, FileExistsError, PermissionError,
+            CaptureError, MotionError, RetrievalError, RunError, FileNotFoundError, FileExistsError, PermissionError,
             MissingMandatoryValue, InstantiationException, ModuleNotFoundError,
         )  # fmt: skip
         try:

@@ -130,6 +130,16 @@ def test_evaluate_again_without_retrieval(workplace, tiny_run):
     assert json.loads((tiny_run / "metrics.json").read_text()) == json.loads(before)
 
 
+def test_evaluate_better_retrieval_and_its_bound(workplace, tiny_run):
+    found = {}
+    for retrieval in ("viterbi", "oracle"):
+        workplace("evaluate", "run=outputs/tiny", f"retrieval={retrieval}", "splits=[novel_pose]", "media=false")
+        metrics = json.loads((tiny_run / "evaluations" / f"retrieval-{retrieval}" / "metrics.json").read_text())
+        found[retrieval] = metrics["novel_pose"]["paper"]["psnr"]
+        assert metrics["novel_pose"]["steadiness"]["pairs"] == 0 or metrics["novel_pose"]["steadiness"]["error"] > 0
+    assert found["oracle"] >= found["viterbi"] - 0.05  # times between frames are not among the oracle's
+
+
 def test_render(workplace, tiny_run):
     text = workplace("render", "run=outputs/tiny", "camera=turntable")
     assert "render_turntable.mp4" in text

@@ -192,7 +192,7 @@ def table(metrics: dict) -> str:
         steady = (metrics.get(split) or {}).get("steadiness")
         if steady and steady["error"] is not None:
             lines.append(
-                f"{split.replace('_', ' '):12} steadiness {steady['error']:.3f} (frame-difference error: 0 = changes as "
-                f"the truth, 1 = as a still picture; {steady['pairs']} pairs, {steady['stride']} frames apart)"
+                f"{split.replace('_', ' '):12} steadiness {steady['error']:.3f} (frame-difference error: 0 = moves as "
+                f"the truth, 1 = stands still; {steady['pairs']} pairs, {steady['stride']} frames apart)"
             )
     return "\n".join(lines)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from r3avatar.avatar import Playback
 from r3avatar.retrieval.parts import PARTS, check_kind
-from r3avatar.retrieval.retrieved import Retrieved
+from r3avatar.retrieval.retrieved import RetrievalError, Retrieved
 from r3avatar.types import Batch
 
 
@@ -51,7 +51,7 @@ class OracleTimes:
 
     def retrieve(self, theta: Tensor, history: Tensor | None = None) -> Retrieved:
         """Refused: poses alone have no best image."""
-        raise ValueError(
+        raise RetrievalError(
             "retrieval=oracle needs the true images of the poses, which only an evaluation has: "
             "r3avatar evaluate run=DIR retrieval=oracle; choose retrieval=viterbi to animate"
         )

@@ -1,7 +1,17 @@
 """Retrieve: recorded times whose poses are most like a query's, part by part, and the blending of what they give."""
 
 from r3avatar.retrieval.blending import blend, part_weights
-from r3avatar.retrieval.retrieved import Retrieved
+from r3avatar.retrieval.retrieved import RetrievalError, Retrieved
 from r3avatar.retrieval.retriever import NearestFrame, Retriever
+from r3avatar.retrieval.viterbi_retriever import LiveRetrieval, ViterbiRetriever
 
-__all__ = ["NearestFrame", "Retrieved", "Retriever", "blend", "part_weights"]
+__all__ = [
+    "LiveRetrieval",
+    "NearestFrame",
+    "RetrievalError",
+    "Retrieved",
+    "Retriever",
+    "ViterbiRetriever",
+    "blend",
+    "part_weights",
+]

@@ -7,6 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+
+class RetrievalError(ValueError):
+    """A retrieval that what it was given does not allow, with the fix in its message."""
+
+
 PUBLISHED_FADE = 1 / 3
 """Share of the time jumped from in the one frame of the published cross-fade: (2 new + old) / 3."""
 

@@ -14,6 +14,7 @@ from r3avatar.retrieval.embedding import (
     quaternion_inverse,
     quaternion_product,
 )
+from r3avatar.retrieval.retrieved import RetrievalError
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +74,7 @@ def world_up(theta: Tensor) -> Tensor:
     """[3] the world axis (one of six) that the body's own up (+y) points along in the mean of the frames [T, J, 3].
 
     Raises:
-        ValueError: that mean is far from every axis: the recording does not tell where up is.
+        RetrievalError: that mean is far from every axis: the recording does not tell where up is.
     """
     q = axis_angle_to_quaternion(theta[:, 0].double())
     mean = rotate(q, torch.tensor([0.0, 1.0, 0.0]).to(q).expand(len(q), 3)).mean(0)
@@ -82,7 +83,7 @@ def world_up(theta: Tensor) -> Tensor:
     axis[at] = mean[at].sign()
     if not float(mean @ axis) > math.cos(_UPRIGHT) * float(mean.norm()) or float(mean.norm()) < 0.5:
         found = ", ".join(f"{x:.2f}" for x in mean.tolist())
-        raise ValueError(
+        raise RetrievalError(
             f"the recorded poses do not tell the world's up (the bodies' own has the mean {found}, near no axis); "
             "give it as retrieval.up=[x,y,z], or set retrieval.heading_free=false"
         )
