@@ -49,15 +49,21 @@ class Diagnosis:
 
     trials: list[Trial]
     winner: Trial | None
+    given: list[np.ndarray]  # silhouettes [H, W] uint8 0/1 of the samples as given
+    mended: list[np.ndarray]  # with the winner applied; empty without one
 
 
 @torch.no_grad()
-def silhouettes(rig: Rig, poses: BodyPose, body: BodyModel, samples: list[Sample]) -> list[np.ndarray]:
-    """The body's silhouette [H, W] uint8 in every sample; `rig` holds the capture's cameras at the samples' size."""
+def pose_bodies(poses: BodyPose, body: BodyModel, samples: list[Sample]) -> dict[int, np.ndarray]:
+    """The posed vertices [V, 3] float64, metres, world, of every frame that the samples show, by its position."""
     frames = sorted({sample.frame for sample in samples})
-    faces = body.faces.cpu().numpy()
-    vertices = {frame: body.vertices(poses[frame : frame + 1])[0].double().numpy() for frame in frames}
-    return [silhouette(vertices[sample.frame], faces, rig[sample.camera]) for sample in samples]
+    return {frame: body.vertices(poses[frame : frame + 1])[0].double().numpy() for frame in frames}
+
+
+def silhouettes(rig: Rig, posed: dict[int, np.ndarray], body: BodyModel, samples: list[Sample]) -> list[np.ndarray]:
+    """The body's silhouette [H, W] uint8 in every sample; `rig` holds the capture's cameras at the samples' size."""
+    faces = body.faces.numpy()
+    return [silhouette(posed[sample.frame], faces, rig[sample.camera]) for sample in samples]
 
 
 def _cost(body: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -84,12 +90,15 @@ def trial(mistake: Mistake, given: list[np.ndarray], changed: list[np.ndarray], 
 
 def diagnose(rig: Rig, poses: BodyPose, body: BodyModel, samples: list[Sample]) -> Diagnosis:
     """Try every known mistake on the samples; `rig` holds the capture's cameras at the samples' size."""
-    if not samples:
-        return Diagnosis([], None)
-    given, masks = silhouettes(rig, poses, body, samples), [sample.mask for sample in samples]
-    trials = []
-    for mistake in MISTAKES:
-        changed = silhouettes(*mistake.change(rig, poses, body), body, samples)
-        trials.append(trial(mistake, given, changed, masks))
-    trials.sort(key=lambda t: -t.gain)
-    return Diagnosis(trials, next((t for t in trials if t.accepted), None))
+    posed = pose_bodies(poses, body, samples)
+    given, masks = silhouettes(rig, posed, body, samples), [sample.mask for sample in samples]
+    trials, mended, winner = [], [], None
+    for mistake in MISTAKES if samples else []:
+        other_rig, other_poses = mistake.change(rig, poses, body)
+        other = posed if other_poses is poses else pose_bodies(other_poses, body, samples)
+        changed = silhouettes(other_rig, other, body, samples)
+        found = trial(mistake, given, changed, masks)
+        trials.append(found)
+        if found.accepted and (winner is None or found.gain > winner.gain):
+            winner, mended = found, changed
+    return Diagnosis(sorted(trials, key=lambda t: -t.gain), winner, given, mended)

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from r3avatar.body import BodyModel
 from r3avatar.captures import Capture, frames_of_splits
-from r3avatar.inspection.diagnosis import Diagnosis, diagnose, silhouettes
+from r3avatar.inspection.diagnosis import Diagnosis, diagnose
 from r3avatar.inspection.overlap import FAIR, GOOD, POOR, Overlap, median, overlap, worst
 from r3avatar.inspection.samples import Hole, Sample, choose_pairs, read_samples, shrunk_camera
 from r3avatar.inspection.summary import body_height, camera_holes, counts, pose_holes
@@ -38,10 +37,8 @@ class Inspection:
     read: int  # images read
     holes: list[Hole]
     samples: list[Sample]
-    bodies: list[np.ndarray]  # silhouettes as given, [H, W] uint8 0/1
     overlaps: list[Overlap]
     diagnosis: Diagnosis
-    mended: list[np.ndarray]  # silhouettes with the winner applied; empty without one
     checks: list[Check]
 
     @property
@@ -58,13 +55,12 @@ def inspect_capture(
     frames: int = 6,
     every_image: bool = False,
     keys: Iterable[str] = (),
-    refused: Iterable[Hole] = (),
 ) -> Inspection:
     """Read some images of a capture and check it against its body poses.
 
     views, frames: cameras, and frames a camera, whose silhouettes are compared with the masks, evenly spread.
     every_image: read all images and masks of the splits, for holes; otherwise the compared ones only.
-    keys: the reader's own keys, so that a mend can name the one to set. refused: holes that are known already.
+    keys: the reader's own keys, so that a mend can name the one to set.
     ValueError if the body is of another kind than the capture's poses, or fewer than 1 view or frame are asked for.
     """
     if views < 1 or frames < 1:
@@ -75,18 +71,15 @@ def inspect_capture(
     pairs = frames_of_splits(capture, capture.splits) if every_image else shown
     samples, unreadable = read_samples(capture, pairs, set(shown))
     bad_poses, bad_cameras = pose_holes(capture), camera_holes(capture)
-    holes = [*refused, *bad_cameras, *bad_poses, *unreadable]
+    holes = [*bad_cameras, *bad_poses, *unreadable]
     unusable = {hole.camera for hole in bad_cameras}, {hole.frame for hole in bad_poses}
     samples = [
         s for s in samples
         if capture.camera_ids[s.camera] not in unusable[0] and capture.frame_ids[s.frame] not in unusable[1]
     ]  # fmt: skip
     rig = [shrunk_camera(camera) for camera in capture.cameras]
-    bodies = silhouettes(rig, capture.poses, body, samples)
-    overlaps = [overlap(b, sample.mask) for b, sample in zip(bodies, samples)]
     diagnosis = diagnose(rig, capture.poses, body, samples)
-    winner = diagnosis.winner
-    mended = silhouettes(*winner.mistake.change(rig, capture.poses, body), body, samples) if winner else []
+    overlaps = [overlap(given, sample.mask) for given, sample in zip(diagnosis.given, samples)]
     checks = [
         _check_holes(holes, len(pairs)),
         _check_overlap(overlaps),
@@ -96,7 +89,7 @@ def inspect_capture(
         _check_height(body_height(capture, body)),
     ]
     return Inspection(
-        capture, counts(capture), len(pairs), holes, samples, bodies, overlaps, diagnosis, mended, checks
+        capture, counts(capture), len(pairs), holes, samples, overlaps, diagnosis, checks
     )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def write_report(inspection: Inspection, folder: Path) -> tuple[Path, Path]:
 
 def html(inspection: Inspection) -> str:
     """The page: verdicts, what the capture holds, pictures, every number; nothing in it points outside of it."""
-    capture, winner = inspection.capture, inspection.diagnosis.winner
+    capture, winner, given = inspection.capture, inspection.diagnosis.winner, inspection.diagnosis.given
     title = f"capture {capture.name}"
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>",
@@ -112,14 +112,14 @@ def html(inspection: Inspection) -> str:
     if inspection.samples:
         if winner is not None:
             parts.append(f"<h2>As given, and with one mistake mended: {escape(winner.mistake.name)}</h2>")
-            picture = before_and_after(inspection.samples, inspection.bodies, inspection.mended)
+            picture = before_and_after(inspection.samples, given, inspection.diagnosis.mended)
             parts.append(_picture(picture, "before and after"))
         parts.append("<h2>The posed body over the images</h2>")
         parts.append(
             "<p>Green outline: the body. Red: body outside the person's mask. Blue: mask without body (clothes, hair). "
             "Numbers: the share of the body inside the mask.</p>"
         )
-        sheet = contact_sheet(capture, inspection.samples, inspection.bodies, inspection.overlaps)
+        sheet = contact_sheet(capture, inspection.samples, given, inspection.overlaps)
         parts.append(_picture(sheet, "contact sheet"))
     parts.append("<h2>Cameras</h2>")
     parts.append(_picture(layout_from_above(capture, inspection.samples, inspection.overlaps), "layout from above"))

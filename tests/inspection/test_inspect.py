@@ -1,0 +1,279 @@
+"""Inspecting a capture: good ones are good, each known mistake is told, holes are listed, the report stands alone."""
+
+import copy
+import json
+import math
+import re
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from r3avatar.body import load_body, rodrigues
+from r3avatar.captures import CaptureError, DnaRendering, Split
+from r3avatar.cli import check
+from r3avatar.inspection import inspect_capture, write_report
+from r3avatar.inspection.mistakes import MISTAKES
+from r3avatar.inspection.overlap import overlap
+from r3avatar.inspection.silhouette import silhouette
+from r3avatar.types import Cameras
+
+
+@pytest.fixture(scope="module")
+def body():
+    """The demo body with bent mean hands: its own are flat, which no mistake about them could change."""
+    body = load_body("demo")
+    for mean, bend in ((body.left_hand_mean, -0.5), (body.right_hand_mean, 0.5)):
+        mean.view(15, 3)[:, 2] = bend
+    return body
+
+
+@pytest.fixture(scope="module")
+def tiny(workplace):
+    """The tiny capture at its files' size."""
+    splits = {"train": Split.parse("0-3", "0-7"), "novel_view": Split.parse("4", "0-7/4")}
+    root = workplace.folder / "outputs" / "captures"
+    return DnaRendering(root, "tiny", splits=splits, recorded=(0, 8), hand_mean=None, scale=1.0)
+
+
+def spoiled(capture, **changed):
+    """The capture with other attributes."""
+    other = copy.copy(capture)
+    for name, value in changed.items():
+        setattr(other, name, value)
+    return other
+
+
+def cameras_with(capture, change):
+    return {"cameras": [change(camera) for camera in capture.cameras]}
+
+
+def moved(factor):
+    def change(camera):
+        w2c = camera.w2c.clone()
+        w2c[:3, 3] *= factor
+        return replace(camera, w2c=w2c)
+
+    return lambda capture, body: cameras_with(capture, change)
+
+
+def zoomed(factor):
+    def change(camera):
+        K = camera.K.clone()
+        K[:2] *= factor
+        return replace(camera, K=K)
+
+    return lambda capture, body: cameras_with(capture, change)
+
+
+def turned(degrees):
+    """Cameras calibrated in a world turned about x, which the poses know nothing of."""
+    c, s = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    turn = torch.tensor([[1, 0, 0, 0], [0, c, -s, 0], [0, s, c, 0], [0, 0, 0, 1.0]])
+    return lambda capture, body: cameras_with(capture, lambda camera: replace(camera, w2c=camera.w2c @ turn))
+
+
+def inverted(capture, body):
+    return cameras_with(capture, lambda camera: replace(camera, w2c=torch.linalg.inv(camera.w2c)))
+
+
+def opengl(capture, body):
+    flip = torch.diag(torch.tensor([1.0, -1, -1, 1]))
+    return cameras_with(capture, lambda camera: replace(camera, w2c=flip @ camera.w2c))
+
+
+def placed(factor):
+    return lambda capture, body: {"poses": replace(capture.poses, Th=capture.poses.Th * factor)}
+
+
+def pelvis(capture, body):
+    """R p - p [F, 3], the offset between rotation about the origin and about the pelvis p, and R [F, 3, 3]."""
+    R = rodrigues(capture.poses.theta[:, 0])
+    p = body.joints(capture.poses.betas, capture.poses.expression)[:, 0]
+    return (R @ p[..., None])[..., 0] - p, R
+
+
+def read_as_rh(capture, body):
+    """The fits are global_orient and transl; the reader puts them into R and Th as they are."""
+    theta = capture.poses.theta.clone()
+    theta[:, 0] = 0
+    return {"poses": replace(capture.poses, theta=theta, R=pelvis(capture, body)[1])}
+
+
+def read_as_global_orient(capture, body):
+    """The fits are Rh and Th = transl - (R p - p); the reader puts them into theta's root and Th as they are."""
+    return {"poses": replace(capture.poses, Th=capture.poses.Th - pelvis(capture, body)[0])}
+
+
+def hands(sign):
+    def change(capture, body):
+        theta = capture.poses.theta.clone()
+        theta[:, 25:40] += sign * body.left_hand_mean.view(15, 3)
+        theta[:, 40:55] += sign * body.right_hand_mean.view(15, 3)
+        return {"poses": replace(capture.poses, theta=theta)}
+
+    return change
+
+
+def shifted(frames):
+    def change(capture, body):
+        rows = [min(max(row + frames, 0), len(capture.poses) - 1) for row in range(len(capture.poses))]
+        return {"poses": capture.poses[rows]}
+
+    return change
+
+
+SPOIL = {
+    "cameras in millimetres, not metres": moved(1e3),
+    "cameras divided by 1000 though in metres": moved(1e-3),
+    "body translation in millimetres, not metres": placed(1e3),
+    "body translation divided by 1000 though in metres": placed(1e-3),
+    "camera-to-world taken for world-to-camera, or the reverse": inverted,
+    "OpenGL camera axes (y up, looking along -z), not OpenCV's": opengl,
+    "global_orient and transl read as Rh and Th": read_as_rh,
+    "Rh and Th read as global_orient and transl": read_as_global_orient,
+    "hand poses relative to the mean taken for full ones (flat_hand_mean)": hands(-1),
+    "full hand poses taken for relative to the mean (flat_hand_mean)": hands(1),
+    "the body's world is y-down, the cameras' y-up, or the reverse": turned(180),
+    "the cameras' world is z-up, the body's y-up": turned(-90),
+    "the cameras' world is y-up, the body's z-up": turned(90),
+    "poses one frame too late: images show the next row": shifted(-1),
+    "poses one frame too early: images show the row before": shifted(1),
+    "intrinsics at 2 times the images' size": zoomed(2),
+    "intrinsics at 4 times the images' size": zoomed(4),
+    "intrinsics at 0.5 times the images' size": zoomed(0.5),
+    "intrinsics at 0.25 times the images' size": zoomed(0.25),
+}
+
+
+def test_every_mistake_is_tested():
+    assert [mistake.name for mistake in MISTAKES] == list(SPOIL)
+
+
+def test_a_good_capture_is_good(tiny, body):
+    inspection = inspect_capture(tiny, body)
+    assert inspection.verdict == "good", inspection.checks
+    assert inspection.diagnosis.winner is None and not inspection.holes
+    assert len(inspection.samples) == 4 * 6 + 2
+
+
+@pytest.mark.parametrize("name", SPOIL)
+def test_each_mistake_is_told(tiny, body, name):
+    inspection = inspect_capture(spoiled(tiny, **SPOIL[name](tiny, body)), body, frames=5)
+    winner = inspection.diagnosis.winner
+    assert winner is not None and winner.mistake.name == name, [t.mistake.name for t in inspection.diagnosis.trials[:3]]
+    assert inspection.verdict == "poor"
+    found = {check.name: check for check in inspection.checks}["known mistakes"]
+    assert name in found.found and winner.mistake.mend in found.mend
+
+
+def test_two_mistakes_have_no_single_mend(tiny, body):
+    both = spoiled(tiny, **moved(1e3)(tiny, body), **read_as_rh(tiny, body))
+    both = spoiled(both, **turned(90)(both, body))
+    inspection = inspect_capture(both, body, frames=3)
+    assert inspection.diagnosis.winner is None and inspection.verdict == "poor"
+
+
+def test_the_keys_of_a_reader_are_named_and_can_be_set(tiny_capture):
+    by_name = {mistake.name: mistake for mistake in MISTAKES}
+    given = by_name["hand poses relative to the mean taken for full ones (flat_hand_mean)"].fix(["root", "hand_mean"])
+    config = check("inspect", [*tiny_capture, given.strip("'")])
+    assert config.capture.hand_mean._target_ == "r3avatar.captures.read_hand_mean"
+    assert config.capture.hand_mean.kind == "demo"
+    other = by_name["full hand poses taken for relative to the mean (flat_hand_mean)"].fix(["hand_mean"])
+    assert other == "'capture.hand_mean=null'" and check("inspect", [*tiny_capture, other.strip("'")])
+    assert "cameras.json" in by_name["cameras in millimetres, not metres"].fix(["root"])
+
+
+class Holed(DnaRendering):
+    """Without some images, with an empty mask and a picture of another size."""
+
+    def read(self, camera_index, frame_index):
+        image, mask = super().read(camera_index, frame_index)
+        if (camera_index, frame_index) == (1, 2):
+            raise CaptureError("tiny.smc", "Mask/1/mask/2", expected="an encoded image", found="none", fix="get it")
+        if (camera_index, frame_index) == (2, 3):
+            return image, np.zeros_like(mask)
+        if (camera_index, frame_index) == (3, 4):
+            return image[:-1], mask[:-1]
+        return image, mask
+
+
+def test_holes_are_listed(tiny, body, tmp_path):
+    holed = copy.copy(tiny)
+    holed.__class__ = Holed
+    poses = replace(tiny.poses, Th=tiny.poses.Th.clone())
+    poses.Th[7] = float("nan")
+    inspection = inspect_capture(spoiled(holed, poses=poses), body, frames=2, every_image=True)
+    assert {(hole.camera, hole.frame) for hole in inspection.holes} == {("1", 2), ("2", 3), ("3", 4), (None, 7)}
+    assert inspection.read == 34 and inspection.verdict == "poor"
+    page, data = write_report(inspection, tmp_path)
+    assert "Mask/1/mask/2" in page.read_text() and len(json.loads(data.read_text())["holes"]) == 4
+
+
+def test_a_capture_without_any_image_still_has_a_report(tiny, body, tmp_path):
+    inspection = inspect_capture(spoiled(tiny, poses=replace(tiny.poses, Th=tiny.poses.Th * math.nan)), body, frames=1)
+    assert not inspection.samples and inspection.verdict == "poor"
+    page, data = write_report(inspection, tmp_path)
+    assert json.loads(data.read_text())["overlap"]["median"] is None and "data:image/png" in page.read_text()
+
+
+def test_the_report_stands_alone_and_holds_its_pictures(tiny, body, tmp_path):
+    capture = spoiled(tiny, name="<tiny & 'co'>", **opengl(tiny, body))
+    page, data = write_report(inspect_capture(capture, body, views=3, frames=2), tmp_path / "made")
+    text, values = page.read_text(), json.loads(data.read_text())
+    pictures = re.findall(r"<img alt='([^']*)' src='data:image/png;base64,", text)
+    assert pictures == ["before and after", "contact sheet", "layout from above"]
+    assert not re.search(r"https?:|<script|<link|url\(|@import", text) and text.count("src=") == len(pictures)
+    assert "<tiny" not in text and "&lt;tiny &amp; &#x27;co&#x27;&gt;" in text
+    assert set(values) == {"verdict", "capture", "images_read", "checks", "holes", "cameras", "overlap", "mistakes"}
+    assert set(values["overlap"]["images"][0]) == {"camera", "frame", "inside", "covered", "iou", "verdict"}
+    assert values["mistakes"]["winner"].startswith("OpenGL") and len(values["mistakes"]["tried"]) == len(MISTAKES)
+    assert values["capture"]["cameras"] == 5 and values["capture"]["resolutions"] == {"256x256": 5}
+    assert values["capture"]["splits"]["train"] == {"cameras": 4, "frames": 8}
+
+
+def test_the_body_must_be_the_captures_kind(tiny, body):
+    with pytest.raises(ValueError, match="choose body="):
+        inspect_capture(spoiled(tiny, body_kind="smpl"), body)
+    with pytest.raises(ValueError, match="at least 1 view"):
+        inspect_capture(tiny, body, views=0)
+
+
+def test_a_silhouette_is_its_triangles():
+    random = np.random.default_rng(0)
+    vertices = random.normal(0, 1, (30, 3)) + np.array([0, 0, 6])
+    faces = random.integers(0, 30, (12, 3))
+    camera = Cameras(torch.tensor([[60.0, 0, 32], [0, 60, 24], [0, 0, 1]]), torch.eye(4), 64, 48)
+    found = silhouette(vertices, faces, camera)
+    points = vertices[:, :2] / vertices[:, 2:] * 60 + [32, 24]
+    expected = np.zeros((48, 64), bool)
+    for y in range(48):
+        for x in range(64):
+            for face in faces:
+                corners = points[face].astype(np.float32)
+                area = abs(np.cross(*(np.diff(np.c_[corners, [0, 0, 0]], axis=0)))[2])
+                if area > 1e-6 and cv2.pointPolygonTest(corners, (x + 0.5, y + 0.5), False) >= 0:
+                    expected[y, x] = True
+    assert expected.any() and (found.astype(bool) != expected).mean() < 2e-3
+    assert not silhouette(vertices - np.array([0, 0, 6]), faces, camera).any()
+
+
+def test_overlap_of_known_squares():
+    body, mask = np.zeros((10, 10), np.uint8), np.zeros((10, 10), np.uint8)
+    body[:4, :5], mask[:2] = 1, 1
+    found = overlap(body, mask)
+    assert found == (0.5, 0.5, 10 / 30) and found.verdict == "poor"
+    assert overlap(mask, mask).verdict == "good" and overlap(np.zeros_like(mask), mask) == (0, 0, 0)
+    mask[:] = 1
+    body[1:], body[0, 0] = 0, 1
+    assert overlap(body, mask).inside == 1 and overlap(body, mask).verdict == "poor"  # inside, as it is far too small
+
+
+def test_the_command_line(workplace, tiny_capture):
+    text = workplace("inspect", *tiny_capture)
+    assert "tiny: good" in text and "[good] overlap" in text
+    report = workplace.folder / "outputs" / "inspect" / "tiny"
+    assert (report / "report.html").is_file() and json.loads((report / "report.json").read_text())["verdict"] == "good"
