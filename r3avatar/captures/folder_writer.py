@@ -63,7 +63,13 @@ def write_folder(
         )
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    partial.mkdir(parents=True)
+    try:
+        partial.mkdir(parents=True)
+    except OSError as error:
+        raise CaptureError(
+            target.parent, "the folder", expected="a folder to write in", found=f"none ({error.strerror})",
+            fix="choose another root, or make it writable",
+        ) from error  # fmt: skip
     try:
         _write_poses(partial / "poses.npz", kinds[0], frames, poses)
         sizes = _write_cameras(partial / "cameras.json", cameras)

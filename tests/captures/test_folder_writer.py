@@ -110,10 +110,16 @@ def test_writing_refuses_what_cannot_be_read(tmp_path, bad):
     assert not (tmp_path / "new").exists() or not list((tmp_path / "new").iterdir())
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_place_to_write(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CaptureError, match="file: the folder: expected a folder to write in, found none"):
+        write_plain_folder(tmp_path / "file", "ann", plain_capture("smpl"))
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_root_is_not_written(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(PermissionError):
+    with pytest.raises(CaptureError, match="expected a folder to write in, found none .Permission denied"):
         write_plain_folder(tmp_path, "ann", plain_capture("smpl"))
 
 
