@@ -119,7 +119,7 @@ def test_no_place_to_write(tmp_path):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_read_only_root_is_not_written(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
-    with pytest.raises(CaptureError, match="expected a folder to write in, found none .Permission denied"):
+    with pytest.raises(CaptureError, match=r"expected a folder to write in, found none \(Permission"):
         write_plain_folder(tmp_path, "ann", plain_capture("smpl"))
 
 
