@@ -159,9 +159,18 @@ def test_animate_the_capture_and_a_pose_file(workplace, tiny_run):
         transl = np.repeat(annotations["SMPLx/transl"][:1], 5, 0)
     np.savez(motion, theta=np.zeros((5, 55, 3), np.float32), transl=transl, fps=10.0)
     workplace("animate", "run=outputs/tiny", f"motion={motion.name}")
-    assert len(_video(tiny_run / "media" / "animate_wave.mp4")) == 5
+    assert len(_video(tiny_run / "media" / "animate_wave.mp4")) == 7  # 0.4 s at the capture's 15 a second
     np.savez(motion, theta=np.zeros((5, 24, 3), np.float32), transl=transl)
     assert "takes [F, 55, 3]" in workplace("animate", "run=outputs/tiny", f"motion={motion.name}", code=2)
+
+
+def test_animate_a_motion_capture_clip(workplace, tiny_run):
+    clip = Path(__file__).parent / "motion" / "clips" / "02_01.amc"
+    common = ["animate", "run=outputs/tiny", f"motion={clip}", "root=in_place", "end=0.2"]
+    assert "motion_fps=120" in workplace(*common, code=2)
+    workplace(*common, "motion_fps=120")
+    frames = _video(tiny_run / "media" / "animate_02_01.mp4")
+    assert len(frames) == 4 and all(frame.max() > 50 for frame in frames)  # the person is in the picture
 
 
 def test_sweep(workplace, tiny_capture):

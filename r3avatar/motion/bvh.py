@@ -54,7 +54,7 @@ class _Parser:
         rotations, translations = self._poses(values)
         fps = check_rate(self.path, 1 / seconds, "line 'Frame Time:'")
         rounded = round(fps)
-        fps = float(rounded) if abs(fps - rounded) < 2e-3 * fps else fps  # .0083333 is 120
+        fps = float(rounded) if abs(fps - rounded) < 1e-4 * fps else fps  # .0083333 is 120
         return RigMotion(
             self.path, self.names, self.parents, np.array(self.offsets), self.tips, rotations, translations, fps
         )

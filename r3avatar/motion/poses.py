@@ -31,7 +31,7 @@ def read_pose_file(
     path = Path(path)
     arrays = read_npz(path) if arrays is None else arrays
     joints = like.theta.shape[1]
-    accepted = f"theta [F, {joints}, 3] of this avatar's body and transl [F, 3], one a frame of theta"
+    accepted = f"theta, of which this avatar's body takes [F, {joints}, 3], and transl [F, 3], one a frame of theta"
     theta = numbers(path, arrays, "theta", [(joints, 3)], accepted)
     transl = numbers(path, arrays, "transl", [(3,)], accepted)
     if len(transl) != len(theta):

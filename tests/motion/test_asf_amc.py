@@ -9,6 +9,7 @@ from scipy.spatial.transform import Rotation
 from r3avatar.body.model import rodrigues
 from r3avatar.motion.asf_amc import find_asf, read_amc, read_asf
 from r3avatar.motion.bvh import read_bvh
+from r3avatar.motion.load import load_motion
 from r3avatar.motion.motion import MotionError
 from r3avatar.motion.retarget import retarget
 
@@ -111,6 +112,7 @@ def test_bvh_of_the_same_clip(tmp_path, clip, write_bvh, body, like):
     poses = [retarget(r, body, like).pose for r in (rig, clip)]
     np.testing.assert_allclose(rodrigues(poses[0].theta), rodrigues(poses[1].theta[::20]), atol=1e-5)
     np.testing.assert_allclose(poses[0].Th, poses[1].Th[::20], atol=1e-5)
+    assert len(load_motion(tmp_path / "m.bvh", body=body, like=like, fps=60, end=0.1)) == 7
 
 
 def test_finds_its_skeleton(tmp_path, clips):

@@ -67,7 +67,9 @@ def test_round_trip(tmp_path, write_bvh, values):
             np.testing.assert_allclose(places[f, j] + turned[f, j] @ rig.tips[j], tip, atol=1e-9)
 
 
-@pytest.mark.parametrize(("seconds", "fps"), [(0.0333333, 30), (0.008333, 120), (0.0166667, 60), (0.04, 25)])
+@pytest.mark.parametrize(
+    ("seconds", "fps"), [(0.0333333, 30), (0.008333, 120), (0.0166667, 60), (0.04, 25), (0.0333667, 1 / 0.0333667)]
+)
 def test_frame_times_are_rounded_in_files(tmp_path, write_bvh, values, seconds, fps):
     assert read_bvh(write_bvh(tmp_path / "m.bvh", JOINTS, values, seconds)).fps == fps
 

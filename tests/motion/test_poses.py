@@ -28,7 +28,7 @@ def test_without_a_rate_it_has_the_captures(tmp_path, body, like):
     ("arrays", "message"),
     [
         ({"theta": np.zeros((2, 55, 3))}, "lacks transl"),
-        ({"theta": np.zeros((2, 24, 3)), "transl": np.zeros((2, 3))}, r"theta is \[2, 24, 3\].*theta \[F, 55, 3\]"),
+        ({"theta": np.zeros((2, 24, 3)), "transl": np.zeros((2, 3))}, r"theta is \[2, 24, 3\].*takes \[F, 55, 3\]"),
         ({"theta": np.zeros((0, 55, 3)), "transl": np.zeros((0, 3))}, "F > 0"),
         ({"theta": np.zeros((2, 55, 3)), "transl": np.zeros((3, 3))}, r"transl is \[3, 3\]"),
         ({"theta": np.full((2, 55, 3), np.nan), "transl": np.zeros((2, 3))}, "frame 0 is not finite"),

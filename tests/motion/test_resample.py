@@ -16,9 +16,7 @@ def _motion(theta, Th, fps=30.0):
 
 def _random(frames=7, fps=30.0):
     generator = torch.Generator().manual_seed(0)
-    return _motion(
-        torch.randn(frames, 5, 3, generator=generator), torch.randn(frames, 3, generator=generator), fps
-    )
+    return _motion(torch.randn(frames, 5, 3, generator=generator), torch.randn(frames, 3, generator=generator), fps)
 
 
 @pytest.mark.parametrize("fps", [30.0, 120.0, 29.97, 60 / 1.001])
