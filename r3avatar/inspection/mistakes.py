@@ -171,11 +171,11 @@ MISTAKES: list[Mistake] = [
     ),
     Mistake(
         "the cameras' world is z-up, the body's y-up", _turned_world(torch.tensor([_QUARTER, 0, 0])),
-        _CAMERAS, "w2c[:3, :3] = w2c[:3, :3] @ [[1, 0, 0], [0, 0, -1], [0, 1, 0]]",
+        _CAMERAS, "w2c[:3, :3] = w2c[:3, :3] @ torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])",
     ),
     Mistake(
         "the cameras' world is y-up, the body's z-up", _turned_world(torch.tensor([-_QUARTER, 0, 0])),
-        _CAMERAS, "w2c[:3, :3] = w2c[:3, :3] @ [[1, 0, 0], [0, 0, 1], [0, -1, 0]]",
+        _CAMERAS, "w2c[:3, :3] = w2c[:3, :3] @ torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])",
     ),
     Mistake(
         "poses one frame too late: images show the next row", _shifted(1),

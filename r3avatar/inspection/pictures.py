@@ -68,8 +68,9 @@ def contact_sheet(
 
 
 def before_and_after(samples: list[Sample], given: list[np.ndarray], mended: list[np.ndarray], most: int = 5):
-    """Tiles of `most` samples as given, above the same with the mistake mended: [H, W, 3] uint8."""
-    picked = np.linspace(0, len(samples) - 1, min(most, len(samples))).round().astype(int)
+    """Tiles of the `most` samples that change most, as given and below it with the mistake mended: [H, W, 3] uint8."""
+    changes = [float((a != b).mean()) for a, b in zip(given, mended)]
+    picked = np.sort(np.argsort(changes)[::-1][:most])
     return np.concatenate(
         [
             strip([tile(samples[i], bodies[i]) for i in picked], [name] * len(picked))

@@ -19,6 +19,7 @@ from r3avatar.inspection.mistakes import MISTAKES
 from r3avatar.inspection.overlap import overlap
 from r3avatar.inspection.silhouette import silhouette
 from r3avatar.types import Cameras
+from r3avatar.verbs import inspect as verb
 
 
 @pytest.fixture(scope="module")
@@ -277,3 +278,17 @@ def test_the_command_line(workplace, tiny_capture):
     assert "tiny: good" in text and "[good] overlap" in text
     report = workplace.folder / "outputs" / "inspect" / "tiny"
     assert (report / "report.html").is_file() and json.loads((report / "report.json").read_text())["verdict"] == "good"
+
+
+def test_only_strict_fails_for_a_poor_capture(tiny, body, tmp_path, monkeypatch, capsys):
+    for strict in (False, True):
+        config = check("inspect", [f"out='{tmp_path}'", "views=2", "frames=2", f"strict={strict}"])
+        parts = iter([spoiled(tiny, **opengl(tiny, body)), body])
+        monkeypatch.setattr(verb, "instantiate", lambda _, parts=parts: next(parts))
+        if strict:
+            with pytest.raises(SystemExit) as stop:
+                verb.run(config)
+            assert stop.value.code == 2
+        else:
+            assert verb.run(config).verdict == "poor"
+    assert "OpenGL camera axes" in capsys.readouterr().out
