@@ -158,10 +158,13 @@ def _bone(path: Path, line: int, block: list, degrees: bool) -> AsfBone:
         raise MotionError(f"{path}: dof of {name} is {' '.join(dof)}; accepted are rx ry rz tx ty tz, each once")
     direction = np.array(_floats(path, line, values["direction"]))
     norm = np.linalg.norm(direction)
-    if direction.shape != (3,) or not norm > 0:
+    if direction.shape != (3,) or not 0 < norm < np.inf:
         raise MotionError(f"{path}: direction of {name} is {values['direction']}; expected three numbers, not all zero")
     axis = _axis(path, line, values.get("axis", ["0", "0", "0", "XYZ"]), degrees)
-    return AsfBone(name, direction / norm, _floats(path, line, values["length"])[0], axis, dof)
+    length = _floats(path, line, values["length"])[0]
+    if not 0 <= length < np.inf:
+        raise MotionError(f"{path}: length of {name} is {length}; expected a number, not negative")
+    return AsfBone(name, direction / norm, length, axis, dof)
 
 
 def _axis(path: Path, line: int, words: list[str], degrees: bool) -> Rotation:
@@ -169,7 +172,10 @@ def _axis(path: Path, line: int, words: list[str], degrees: bool) -> Rotation:
         raise MotionError(
             f"{path}, line {line}: axis is {' '.join(words)!r}; expected three angles and an order like XYZ"
         )
-    return Rotation.from_euler(words[3].lower(), _floats(path, line, words[:3]), degrees=degrees)
+    angles = _floats(path, line, words[:3])
+    if not np.isfinite(angles).all():
+        raise MotionError(f"{path}, line {line}: axis is {' '.join(words)!r}; expected three finite angles")
+    return Rotation.from_euler(words[3].lower(), angles, degrees=degrees)
 
 
 def _hierarchy(path: Path, lines: list, bones: dict[str, AsfBone]) -> dict[str, AsfBone]:

@@ -149,9 +149,12 @@ class _Parser:
 
     def _number(self, word: str) -> float:
         try:
-            return float(word)
-        except ValueError as error:
-            raise self._error(f"a number instead of {word!r}", back=1) from error
+            value = float(word)
+        except ValueError:
+            value = np.nan
+        if not np.isfinite(value):
+            raise self._error(f"a number instead of {word!r}", back=1)
+        return value
 
     def _vector(self, words: list[str]) -> list[float]:
         return [self._number(word) for word in words[1:4]]

@@ -160,6 +160,8 @@ def test_truncated_and_empty_clips(tmp_path, clips):
         ("name rtoes", "name ltoes", "ltoes is defined twice"),
         ("    rfoot rtoes\n", "", "does not reach rtoes"),
         ("direction 0.34202 -0.939693 0  ", "direction 0 0 0", "not all zero"),
+        ("length 7.59371", "length nan", "length of lfemur is nan"),
+        ("axis 0 0 20", "axis 0 inf 20", "three finite angles"),
         ("dof rx ry rz", "dof rx ry l", "accepted are rx ry rz"),
         ("order TX TY TZ", "order TX TY", "the root's order"),
         ("angle deg", "angle gon", "expected deg or rad"),

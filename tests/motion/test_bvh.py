@@ -87,6 +87,8 @@ def test_frame_times_are_rounded_in_files(tmp_path, write_bvh, values, seconds, 
         ("JOINT head", "JOINT spine", "occurs twice"),
         ("OFFSET 0.0 0.8 0.0", "OFFSET 0.0 0.8", "expected OFFSET and 3 values"),
         ("OFFSET 0.0 0.8 0.0", "OFFSET 0.0 0.8 z", "a number instead of 'z'"),
+        ("OFFSET 0.0 0.8 0.0", "OFFSET 0.0 nan 0.0", "a number instead of 'nan'"),
+        ("Frames: 5", "Frames: inf", "a number instead of 'inf'"),
         ("MOTION", "ROOT other", "second ROOT"),
     ],
 )
