@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 
+from r3avatar.rasterizer.projection import covariance_from_scale_rotation
 from r3avatar.retrieval.blending import blend
 from r3avatar.retrieval.crossfade import CrossFade
 from r3avatar.retrieval.embedding import axis_angle_to_quaternion, quaternion_product, quaternion_to_axis_angle
@@ -197,6 +198,11 @@ def test_covariances_stay_positive_where_signs_oppose():
     (aligned,) = blend((q,), (-q,), jump, weights, share, align=0)
     assert published.norm(dim=-1).max() < 1e-12, "half of q and half of -q: no rotation is left"
     assert aligned.norm(dim=-1).min() > 0.05
+    scale = 0.01 + torch.rand(1, 200, 3, generator=g, dtype=torch.float64)
+    six = covariance_from_scale_rotation(scale, aligned, torch.eye(3, dtype=torch.float64).expand(1, 200, 3, 3))
+    full = six[..., [0, 1, 2, 1, 3, 4, 2, 4, 5]].unflatten(-1, (3, 3))
+    eigenvalues = torch.linalg.eigvalsh(full)
+    torch.testing.assert_close(eigenvalues, scale.square().sort(-1).values)
     (same,) = blend(
         (q[:, :1].expand(-1, 5, -1, -1),), (-q[:, :1].expand(-1, 5, -1, -1),), jump, weights, share, align=0
     )
