@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from itertools import pairwise
 
 import torch
 
@@ -46,7 +47,7 @@ def main() -> None:
         for pose in query:
             live.push(pose)
         times.append(time.perf_counter())
-        fit, *rest = (b - a for a, b in zip(times, times[1:]))
+        fit, *rest = (b - a for a, b in pairwise(times))
         search, path, whole, each = (1000 * x / len(query) for x in rest)
         print(f"{T:9} {fit:7.2f} {search:10.2f} {path:8.2f} {whole:8.2f} {each:8.2f}")
 
