@@ -32,9 +32,10 @@ def bodies(tmp_path_factory):
     shared = {"v_template": arrays["v_template"], "f": arrays["f"]}
     (folder / "smpl").mkdir()
     shape = np.pad(dirs[..., :count], ((0, 0), (0, 0), (0, 10 - count)))
+    tree = np.array([SMPL_PARENTS, range(24)])
     np.savez(
-        folder / "smpl" / "SMPL_NEUTRAL.npz", **shared, shapedirs=shape, posedirs=np.zeros((V, 3, 207), np.float32), weights=merged, J_regressor=regressor[rows],
-        kintree_table=np.array([SMPL_PARENTS, range(24)]),
+        folder / "smpl" / "SMPL_NEUTRAL.npz", **shared, shapedirs=shape, posedirs=np.zeros((V, 3, 207), np.float32),
+        weights=merged, J_regressor=regressor[rows], kintree_table=tree,
     )  # fmt: skip
     padded = np.zeros((V, 3, 400), np.float32)
     padded[..., :count], padded[..., 300 : 300 + dirs.shape[-1] - count] = dirs[..., :count], dirs[..., count:]
