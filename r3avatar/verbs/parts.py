@@ -31,7 +31,7 @@ def choose_device(name: str, rasterizer: Rasterizer) -> torch.device:
     if name != "auto":
         return torch.device(name)
     if torch.cuda.is_available() and type(rasterizer).__name__ == "NumbaRasterizer":
-        log.warning("the CPU is used: rasterizer=numba does not run on CUDA; rasterizer=triton does (pip install triton)")
+        log.warning("the CPU is used: rasterizer=numba does not run on CUDA; rasterizer=triton does")
         return torch.device("cpu")
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 

@@ -74,7 +74,8 @@ def test_the_experiment_runs(workplace, bodies, experiment):
     kind, write, subject, splits = LAYOUTS[experiment]
     write(workplace.folder / "layouts" / experiment / subject, plain_capture(kind))
     workplace(
-        "train", f"experiment={experiment}", f"capture.root=layouts/{experiment}", f"capture.subject={subject}", *splits,
+        "train", f"experiment={experiment}", *splits,
+        f"capture.root=layouts/{experiment}", f"capture.subject={subject}",
         f"body.path={bodies}", "capture.scale=1", "loss=no_perceptual", "lpips=none", "codebook=small", "debug=fast",
         "logger=none", "batch.views=2", "media=false", f"name={experiment}",
     )  # fmt: skip
