@@ -64,8 +64,14 @@ VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
             "runs=2 seconds=20 out=bench.json",
         ),
     ),
+    "convert-body": (
+        "convert a body's .pkl (chumpy inside) to .npz, which needs no pickle to be read",
+        ("SMPL_NEUTRAL.pkl SMPL_NEUTRAL.npz", "SMPLX_MALE.pkl bodies/smplx/SMPLX_MALE.npz", "male.pkl SMPL_MALE.npz"),
+    ),
     "doctor": ("tell what works on this machine, and the command that mends what does not", ("", "", "")),
 }
+
+PLAIN = ("convert-body", "doctor")  # verbs without a configuration
 
 
 class UsageError(Exception):
@@ -75,7 +81,7 @@ class UsageError(Exception):
 def overview() -> str:
     """The text of `r3avatar --help`."""
     lines = ["usage: r3avatar VERB [key=value ...]", ""]
-    lines += [f"  {verb:11} {what}" for verb, (what, _) in VERBS.items()]
+    lines += [f"  {verb:12} {what}" for verb, (what, _) in VERBS.items()]
     return "\n".join([*lines, "", "r3avatar VERB --help lists a verb's groups and keys, with examples."])
 
 
@@ -95,7 +101,7 @@ def verb_help(verb: str) -> str:
     what, examples = VERBS[verb]
     lines = [f"r3avatar {verb}: {what}", "", "examples"]
     lines += [f"  r3avatar {verb} {example}".rstrip() for example in dict.fromkeys(examples)]
-    if verb != "doctor":
+    if verb not in PLAIN:
         folder = resources.files("r3avatar.configs")
         text = folder.joinpath(f"{verb}.yaml").read_text()
         taken = text + (folder.joinpath("train.yaml").read_text() if "  - train\n" in text else "")
@@ -264,6 +270,10 @@ def main(arguments: list[str] | None = None) -> None:
         from r3avatar.verbs.doctor import main as doctor
 
         raise SystemExit(doctor())
+    if verb == "convert-body":
+        from r3avatar.body.convert import main as convert_body
+
+        raise SystemExit(convert_body(rest))
     warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
     warnings.filterwarnings("ignore", category=FutureWarning)
     try:

@@ -1,11 +1,11 @@
 """Convert a body's .pkl file (chumpy inside) to .npz, which every numpy reads without pickles.
 
-python -m r3avatar.body.convert SMPL_NEUTRAL.pkl SMPL_NEUTRAL.npz
+r3avatar convert-body SMPL_NEUTRAL.pkl SMPL_NEUTRAL.npz
 """
 
 from __future__ import annotations
 
-import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +24,24 @@ def convert_body(source: str | Path, target: str | Path) -> None:
     missing = [key for key in REQUIRED if key not in arrays]
     if missing:
         raise ValueError(f"{source}: no key {', '.join(missing)}; it has {', '.join(sorted(arrays))}")
-    np.savez_compressed(target, **arrays)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_suffix(".part.npz")
+    try:
+        np.savez_compressed(part, **arrays)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("source", help="the .pkl file")
-    parser.add_argument("target", help="the .npz file to write")
-    arguments = parser.parse_args()
-    convert_body(arguments.source, arguments.target)
-    print(f"wrote {arguments.target}")
-
-
-if __name__ == "__main__":
-    main()
+def main(arguments: list[str]) -> int:
+    """`r3avatar convert-body SOURCE TARGET`; the exit code."""
+    if len(arguments) != 2:
+        print("usage: r3avatar convert-body SOURCE.pkl TARGET.npz", file=sys.stderr)
+        return 2
+    try:
+        convert_body(*arguments)
+    except (OSError, ValueError) as error:
+        print(f"r3avatar convert-body: {error}", file=sys.stderr)
+        return 2
+    print(f"wrote {arguments[1]}")
+    return 0

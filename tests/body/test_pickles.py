@@ -13,6 +13,7 @@ from scipy import sparse
 
 from r3avatar.body import load_body
 from r3avatar.body.convert import convert_body
+from r3avatar.body.convert import main as convert_main
 from r3avatar.body.pickles import load_pickle
 
 
@@ -116,6 +117,10 @@ def test_smpl_pickle_with_chumpy_arrays(tmp_path, body_arrays, chumpy, protocol)
     assert all(torch.equal(a, b) for a, b in zip(body.buffers(), converted.buffers()))
     with pytest.raises(FileExistsError, match="remove it first"):
         convert_body(path, tmp_path / "SMPL_NEUTRAL.npz")
+    assert convert_main([str(path), str(tmp_path / "new" / "body.npz")]) == 0
+    assert (tmp_path / "new" / "body.npz").exists() and not list(tmp_path.rglob("*.part*"))
+    for arguments in ([str(path)], [str(path), str(tmp_path / "body.txt")], [str(tmp_path / "none.pkl"), "x.npz"]):
+        assert convert_main(arguments) == 2
     chumpy.dump({"v_template": chumpy.concatenate()}, path, protocol=2)
     with pytest.raises(ValueError, match=r"SMPL_NEUTRAL.pkl: refused chumpy.reordering.Concatenate"):
         load_body("smpl", str(path))
