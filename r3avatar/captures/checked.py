@@ -78,11 +78,16 @@ def numbers(value: object, shapes: Sequence[tuple[int | None, ...]], *, file: Pa
         raise CaptureError(file, place, expected=f"numbers {expected}", found=_shown(value), fix=fix) from error
     if not any(_fits(array.shape, shape) for shape in shapes):
         raise CaptureError(file, place, expected=f"numbers {expected}", found=str(list(array.shape)), fix=fix)
-    if not np.isfinite(array).all():
-        where = [int(i) for i in np.argwhere(~np.isfinite(array))[0]]
+    if not in_range(array).all():
+        where = [int(i) for i in np.argwhere(~in_range(array))[0]]
         found = f"{array[tuple(where)]} at {where}" if where else str(array)
         raise CaptureError(file, place, expected="finite numbers", found=found, fix=fix)
     return array
+
+
+def in_range(array: np.ndarray) -> np.ndarray:
+    """Where an array's numbers are finite as float32, as which all of them are used."""
+    return np.abs(array) <= np.finfo(np.float32).max  # false for nan as well
 
 
 def check_intrinsics(K: np.ndarray, *, file: Path, place: str, fix: str) -> None:

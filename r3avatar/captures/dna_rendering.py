@@ -28,6 +28,7 @@ from r3avatar.captures.smc_reader import (
     open_smc,
     read_camera,
     read_frame,
+    read_gender,
     read_poses,
     require_frames,
 )
@@ -99,8 +100,7 @@ class DnaRendering(Capture):
         self._lock = threading.Lock()
         self._recent: list[Undistortion] = []
         with open_smc(self.images_path) as images, open_smc(self.annotations_path) as annotations:
-            gender = images.attrs.get("gender")
-            self.gender = gender.decode() if isinstance(gender, bytes) else gender
+            self.gender = read_gender(images)
             self.poses = read_poses(annotations, self._hand_mean)
             self.frame_ids = list(range(len(self.poses)))
             self._require_poses()
@@ -159,7 +159,7 @@ class DnaRendering(Capture):
         data, place = read_frame(images, groups[0], frames[0])
         try:
             width, height = image_size(data)
-        except ValueError as error:
+        except (ValueError, cv2.error) as error:
             raise _undecodable(images, place, error) from error
         K_centred = K.copy()
         K_centred[:2, 2] += 0.5  # OpenCV's first pixel centre is (0, 0), ours (0.5, 0.5)
@@ -182,7 +182,7 @@ def _decoded(
     data, place = read_frame(file, group, frame)
     try:
         image = decode(data)
-    except ValueError as error:
+    except (ValueError, cv2.error) as error:
         raise _undecodable(file, place, error) from error
     width, height = stored.undistortion.size
     if image.shape[:2] != (height, width):
@@ -193,7 +193,7 @@ def _decoded(
     return image
 
 
-def _undecodable(file: h5py.File, place: str, error: ValueError) -> CaptureError:
+def _undecodable(file: h5py.File, place: str, error: Exception) -> CaptureError:
     return CaptureError(
         file.filename, place, expected="an encoded image", found=str(error),
         fix="download the file again, or take the frame out of the splits",

@@ -93,7 +93,8 @@ class MvHumanNet(ImageFileCapture):
         w2c[:3, :3] = numbers(entry["rotation"], [(3, 3)], file=path, place=f"{place}, rotation", fix=fix)
         check_rotation(w2c[:3, :3], file=path, place=f"{place}, rotation", fix=fix)
         translation = numbers(entry["translation"], [(3,), (3, 1)], file=path, place=f"{place}, translation", fix=fix)
-        w2c[:3, 3] = translation.ravel() * self._metres
+        metres = translation.ravel() * self._metres
+        w2c[:3, 3] = numbers(metres, [(3,)], file=path, place=f"{place}, translation in metres", fix=fix)
         folders = self.folder / "images_lr" / camera, self.folder / "fmask_lr" / camera
         images, masks = (
             {

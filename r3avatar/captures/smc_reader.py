@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -9,11 +11,35 @@ import numpy as np
 import torch
 
 from r3avatar.captures.capture import CaptureError
+from r3avatar.captures.checked import in_range
 from r3avatar.captures.smc import camera_group
 from r3avatar.types import BodyPose
 
 _DOWNLOAD = "download the file again"
 _HAND_JOINTS = slice(25, 55)
+# What h5py raises where a file's structure is damaged: a lookup may fail, or find something of another kind.
+_DAMAGED = (OSError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
+
+
+def _refusing_damage(place: str) -> Callable:
+    """Decorator of readers: what h5py raises is a CaptureError; `place` is formatted with the reader's arguments."""
+
+    def decorate(read: Callable) -> Callable:
+        @functools.wraps(read)
+        def checked(file: h5py.File, *arguments):
+            try:
+                return read(file, *arguments)
+            except CaptureError:
+                raise
+            except _DAMAGED as error:
+                raise CaptureError(
+                    file.filename, place.format(*arguments), expected="a readable part of an HDF5 file",
+                    found=f"damaged data ({type(error).__name__}: {error})", fix=_DOWNLOAD,
+                ) from error  # fmt: skip
+
+        return checked
+
+    return decorate
 
 
 def open_smc(path: Path) -> h5py.File:
@@ -34,6 +60,14 @@ def find_member(group: h5py.Group, number: int) -> str | None:
     return next((name for name in (str(number), f"{number:02d}") if name in group), None)
 
 
+@_refusing_damage("attribute gender")
+def read_gender(images: h5py.File) -> str | None:
+    """The actor's gender as the file says it; None if it does not."""
+    gender = images.attrs.get("gender")
+    return gender.decode() if isinstance(gender, bytes) else gender
+
+
+@_refusing_damage("the images of camera {0}")
 def image_group(images: h5py.File, camera: int) -> str:
     """Path of the group of a camera's encoded images; CaptureError if absent."""
     cameras = _require_group(images, camera_group(camera), camera)
@@ -43,6 +77,7 @@ def image_group(images: h5py.File, camera: int) -> str:
     return f"{camera_group(camera)}/{member}/color"
 
 
+@_refusing_damage("the masks of camera {0}")
 def mask_group(annotations: h5py.File, camera: int) -> str:
     """Path of the group of a camera's encoded masks; CaptureError if absent."""
     masks = _require_group(annotations, "Mask", camera)
@@ -52,6 +87,7 @@ def mask_group(annotations: h5py.File, camera: int) -> str:
     return f"Mask/{member}/mask"
 
 
+@_refusing_damage("{0}")
 def require_frames(file: h5py.File, group: str, frames: list[int]) -> None:
     """CaptureError names the first of the given frames that a group of encoded images lacks."""
     present = set(file[group])
@@ -60,6 +96,7 @@ def require_frames(file: h5py.File, group: str, frames: list[int]) -> None:
             raise _absent_frame(file, group, frame)
 
 
+@_refusing_damage("{0}, frame {1}")
 def read_frame(file: h5py.File, group: str, frame: int) -> tuple[np.ndarray, str]:
     """The encoded image [bytes] uint8 of one frame and its path in the file; CaptureError if absent or unreadable."""
     member = find_member(file[group], frame)
@@ -85,6 +122,7 @@ def _read_encoded(file: h5py.File, name: str) -> np.ndarray:
     return value
 
 
+@_refusing_damage("Camera_Parameter, camera {0}")
 def read_camera(annotations: h5py.File, camera: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """K [3, 3] (OpenCV, native pixels), D [5] and w2c [4, 4] of a camera, float64; the file's RT is camera-to-world."""
     parameters = _require_group(annotations, "Camera_Parameter", camera)
@@ -114,6 +152,7 @@ def read_camera(annotations: h5py.File, camera: int) -> tuple[np.ndarray, np.nda
     return K, values["D"], np.linalg.inv(RT)
 
 
+@_refusing_damage("SMPLx")
 def read_poses(annotations: h5py.File, hand_mean: np.ndarray) -> BodyPose:
     """The SMPL-X fits of every frame, float32: theta [F, 55, 3], betas [F, 10], expression [F, 10], R = I, Th [F, 3].
 
@@ -152,7 +191,7 @@ def _read_array(file: h5py.File, name: str, shapes: list[tuple], fix: str) -> np
     if not any(_fits(value.shape, shape) for shape in shapes):
         expected = " or ".join(str(shape).replace("None", "F") for shape in shapes)
         raise CaptureError(file.filename, name, expected=f"shape {expected}", found=str(value.shape), fix=fix)
-    finite = np.isfinite(value).reshape(len(value), -1).all(1)
+    finite = in_range(value).reshape(len(value), -1).all(1)
     if not finite.all():
         row = int(np.argmin(finite))
         raise CaptureError(
