@@ -45,7 +45,14 @@ def decode_mask(data: np.ndarray) -> np.ndarray:
 
 
 def image_size(data: np.ndarray) -> tuple[int, int]:
-    """Width and height of an encoded image [bytes], from its header where it is a JPEG or a PNG."""
+    """Width and height of an encoded image [bytes], from its header where it is a JPEG or PNG; ValueError if it has no pixels."""
+    width, height = _stated_size(data)
+    if not (width and height):
+        raise ValueError(f"{len(data)} bytes whose header says {width}x{height} pixels")
+    return width, height
+
+
+def _stated_size(data: np.ndarray) -> tuple[int, int]:
     content = data.tobytes()
     if content.startswith(_PNG) and len(content) >= 24:
         return struct.unpack(">II", content[16:24])

@@ -42,3 +42,10 @@ def test_cut_images_are_refused(suffix, kept):
     data = cv2.imencode(suffix, IMAGE)[1].ravel()
     with pytest.raises(ValueError, match=r"cut off|not a decodable"):
         decode_image(data[: int(len(data) * kept)], cv2.IMREAD_COLOR)
+
+
+def test_a_header_without_pixels_has_no_size():
+    png = cv2.imencode(".png", IMAGE)[1].ravel()
+    png[16:20] = 0
+    with pytest.raises(ValueError, match="header says 0x90 pixels"):
+        image_size(png)

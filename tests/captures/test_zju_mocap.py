@@ -286,3 +286,11 @@ def test_fit_is_what_the_layout_says():
     record = fit(PLAIN, 1)
     assert record["poses"].shape == (1, 72) and not record["poses"][:, :3].any()
     np.testing.assert_allclose(cv2.Rodrigues(record["Rh"])[0], PLAIN.poses.R[1].numpy(), atol=1e-6)
+
+
+def test_numbers_beyond_float32_are_refused(spoilt):
+    record = fit(PLAIN, 1)
+    record["Th"][0, 2] = 1e300
+    write_dict(spoilt / SUBJECT / "smpl_params/1.npy", record)
+    with pytest.raises(CaptureError, match=r"1\.npy: Th: expected finite numbers, found 1e\+300 at"):
+        _open(spoilt)
