@@ -45,7 +45,7 @@ def decode_mask(data: np.ndarray) -> np.ndarray:
 
 
 def image_size(data: np.ndarray) -> tuple[int, int]:
-    """Width and height of an encoded image [bytes], from its header where it is a JPEG or PNG; ValueError if it has no pixels."""
+    """Width and height of an encoded image [bytes], from its header if a JPEG or PNG; ValueError for no pixels."""
     width, height = _stated_size(data)
     if not (width and height):
         raise ValueError(f"{len(data)} bytes whose header says {width}x{height} pixels")
