@@ -161,7 +161,8 @@ def _store4(
     even, odd = tl.join(a.reshape([BLOCK]), c.reshape([BLOCK])), tl.join(b.reshape([BLOCK]), d.reshape([BLOCK]))
     values = tl.reshape(tl.join(even, odd), [BLOCK, 4])
     if ADD:
-        values += tl.load(pointers, mask=mask & (frame > 0), other=0.0)
+        later = tl.zeros([BLOCK, 4], tl.int32) + frame > 0  # all alike; of the mask's own shape
+        values += tl.load(pointers, mask=mask & later, other=0.0)
     tl.store(pointers, values, mask=mask)
 
 

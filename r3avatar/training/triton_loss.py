@@ -172,7 +172,8 @@ def _forward(
     while entering < stop:
         row = entering - 5  # the row whose vertical window the entering row completes
         line = image * height + row
-        colours, inside = line * width * 3 + column, columns & (row >= first)
+        # A vector of the row: Triton 3.9's interpreter turns a scalar's and a vector's conjunction into integers.
+        colours, inside = line * width * 3 + column, columns & (row + tl.zeros_like(column) >= first)
         if SSIM:
             right = tl.where((entering >= top) & (entering < bottom), high, low)  # nothing enters from outside
             x_row, y_row, s_row, p_row = zero, zero, zero, zero
@@ -312,7 +313,7 @@ def _backward(
     while entering < stop:
         row = entering - 5
         line = image * height + row
-        colours, inside = line * width * 3 + column, columns & (row >= first)
+        colours, inside = line * width * 3 + column, columns & (row + tl.zeros_like(column) >= first)
         bits = tl.load(mask + line * width + pixel, mask=inside, other=0).to(tl.int32)
         bound, person = (bits & _BOUND) != 0, tl.where((bits & _PERSON) != 0, 1.0, 0.0)
         x = tl.load(rgb + colours, mask=inside, other=0.0)
@@ -332,7 +333,7 @@ def _backward(
             bs, s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 = _push(s_row, s0, s1, s2, s3, s4, s5, s6, s7, s8, s9)
             bp, p0, p1, p2, p3, p4, p5, p6, p7, p8, p9 = _push(p_row, p0, p1, p2, p3, p4, p5, p6, p7, p8, p9)
             gradient += ssim_scale * (bx + 2 * x * bs + y * bp)
-        wanted = (column < 3 * width) & (row >= first)
+        wanted = (column < 3 * width) & (row + tl.zeros_like(column) >= first)
         tl.store(d_rgb + colours, tl.where(inside, gradient, 0.0), mask=wanted)
         at = line * width + pixel
         difference = tl.load(alpha + at, mask=bound & leads, other=0.0) - person
