@@ -4,9 +4,9 @@ A damaged file may read as before ('same'), as other values that are well-formed
 in a number cannot be noticed), or be a CaptureError ('refused'). Anything else, a crash and a hang included, is printed
 with the case's number, and the exit code is 1. What is done to which file: tests/captures/mutations.py.
 
-One failure is known, 1 of 6600 damaged files: reading the text attribute `gender` of that .smc file does not return from
-the HDF5 library, which no reader can interrupt (--layouts DnaRendering --seed 2 --first 2113 --cases 1; h5py 3.16.0, HDF5
-2.0.0).
+One failure is known, 1 of 6600 damaged files: reading the text attribute `gender` of that .smc file does not return
+from the HDF5 library, which no reader can interrupt (h5py 3.16.0, HDF5 2.0.0; --layouts DnaRendering --seed 2 --first
+2113 --cases 1).
 
     python tools/fuzz_captures.py --cases 2000
     python tools/fuzz_captures.py --layouts ZjuMocap --first 137 --cases 1
