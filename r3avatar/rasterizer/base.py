@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import abc
+
 from torch import Tensor
 
 from ..types import Cameras, Gaussians, RenderOutput
 from .spherical_harmonics import view_colours
 
 
-class Rasterizer:
+class Rasterizer(abc.ABC):
     """Draws Gaussians by front-to-back alpha compositing (Kerbl et al. 2023, sec. 4; the semantics of gsplat 1.5.3).
 
     Per pixel, over the Gaussians by depth: alpha = min(0.999, o exp(-d^T C^-1 d / 2)), skipped below 1/255, with d the
@@ -74,8 +76,15 @@ class Rasterizer:
     def __repr__(self) -> str:
         return f"{type(self).__name__}(eps2d={self.eps2d}, near={self.near}, antialiased={self.antialiased})"
 
+    @abc.abstractmethod
     def _render(self, gaussians: Gaussians, cameras: Cameras, background: Tensor) -> RenderOutput:
-        """Colours of every view, then `_rasterize`; for rasterizers that do it all at once to override."""
+        """Colour, project and composite; the arguments fit each other, `background` is [3]."""
+
+
+class TwoStepRasterizer(Rasterizer):
+    """A rasterizer that draws given colours: those of every view are computed before."""
+
+    def _render(self, gaussians: Gaussians, cameras: Cameras, background: Tensor) -> RenderOutput:
         colours = self._view_colours(gaussians.sh, gaussians.means, cameras.centres)  # [F, V, N, 3]
         return self._rasterize(
             gaussians.means, gaussians.covariances, gaussians.opacities, colours, cameras, background
@@ -84,6 +93,7 @@ class Rasterizer:
     def _view_colours(self, sh: Tensor, means: Tensor, centres: Tensor) -> Tensor:
         return view_colours(sh, means, centres)
 
+    @abc.abstractmethod
     def _rasterize(
         self,
         means: Tensor,  # [F, N, 3]
@@ -94,4 +104,3 @@ class Rasterizer:
         background: Tensor,  # [3]
     ) -> RenderOutput:
         """Project and composite; `colours` are final."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither _rasterize nor _render")

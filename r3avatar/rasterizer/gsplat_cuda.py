@@ -7,11 +7,11 @@ from torch import Tensor
 
 from ..types import Cameras, RenderOutput
 from . import gsplat_build
-from .base import Rasterizer
+from .base import TwoStepRasterizer
 from .projection import symmetric_matrix
 
 
-class GsplatRasterizer(Rasterizer):
+class GsplatRasterizer(TwoStepRasterizer):
     """Rasterizer for CUDA devices, float32, on gsplat 1.5; colour and alpha of all frames and views in one pass.
 
     gsplat builds its kernels at the first call (minutes; TORCH_CUDA_ARCH_LIST shortens it) unless a wheel brought them;

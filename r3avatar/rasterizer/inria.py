@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..types import Cameras, RenderOutput
-from .base import Rasterizer
+from .base import TwoStepRasterizer
 from .projection import FOV_MARGIN, clip_matrix, project_points
 
 _NEAR, _EPS2D = 0.2, 0.3  # fixed in the package's kernels: metres, square pixels
@@ -40,7 +40,7 @@ class _ScreenPoints(torch.autograd.Function):
         return gradient[:, :2] * gradient.new_tensor([2 / width, 2 / height]), None, None
 
 
-class InriaRasterizer(Rasterizer):
+class InriaRasterizer(TwoStepRasterizer):
     """Rasterizer for CUDA devices, float32, on diff-gaussian-rasterization: image after image, two passes each.
 
     It differs from the others in what its kernels fix: a Gaussian reaches 3 standard deviations, alpha at most 0.99,

@@ -13,7 +13,7 @@ from torch.autograd.function import once_differentiable
 
 from ..types import Cameras, RenderOutput
 from . import spherical_harmonics
-from .base import Rasterizer
+from .base import TwoStepRasterizer
 from .numba_binning import build_tile_lists
 from .numba_cache import forget_stale
 from .numba_composite import composite, composite_backward
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 forget_stale(Path(project_forward.stats.cache_path), sorted(Path(__file__).parent.glob("*.py")))
 
 
-class NumbaRasterizer(Rasterizer):
+class NumbaRasterizer(TwoStepRasterizer):
     """Rasterizer for the CPU: float32, the same result with any number of threads (NUMBA_NUM_THREADS sets it).
 
     All frames and views of a call are drawn together. The kernels compile at the first call (seconds) and are kept on

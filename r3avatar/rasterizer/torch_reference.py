@@ -7,11 +7,11 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..types import Cameras, RenderOutput
-from .base import Rasterizer
+from .base import TwoStepRasterizer
 from .projection import ALPHA_MAX, ALPHA_MIN, T_MIN, project_gaussians
 
 
-class TorchRasterizer(Rasterizer):
+class TorchRasterizer(TwoStepRasterizer):
     """Dense rasterizer for tests and for reading: any device, any float dtype, gradients by autograd.
 
     Args:

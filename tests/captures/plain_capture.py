@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import torch
 
-from r3avatar.types import BodyPose
+from r3avatar.types import BodyPose, Cameras
 
 from .conftest import camera
 
@@ -56,3 +56,14 @@ def plain_capture(kind: str, cameras: int = 3, frames: int = 4, size: tuple[int,
         Th=torch.tensor(np.array([0, 0.1, 0]) + random.normal(0, 0.02, (frames, 3)), dtype=torch.float32),
     )
     return PlainCapture(rig, images, masks, poses)
+
+
+def assert_cameras(plain: PlainCapture, cameras: list[Cameras], scale: float) -> None:
+    """A reader's cameras are those that were written, at the scale of its images."""
+    for written, read in zip(plain.cameras, cameras, strict=True):
+        K = written["K"].copy()
+        K[:2, 2] += 0.5  # from OpenCV's pixel centres to the project's
+        K[:2] *= scale
+        assert (read.width, read.height) == (written["width"] * scale, written["height"] * scale)
+        np.testing.assert_allclose(read.K.numpy(), K, rtol=1e-6)
+        np.testing.assert_allclose(read.w2c.numpy(), written["w2c"], atol=1e-6)

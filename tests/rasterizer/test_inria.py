@@ -38,20 +38,7 @@ class Settings(NamedTuple):
     debug: bool
 
 
-class NewSettings(NamedTuple):
-    image_height: int
-    image_width: int
-    tanfovx: float
-    tanfovy: float
-    bg: Tensor
-    scale_modifier: float
-    viewmatrix: Tensor
-    projmatrix: Tensor
-    sh_degree: int
-    campos: Tensor
-    prefiltered: bool
-    debug: bool
-    antialiasing: bool
+NewSettings = NamedTuple("NewSettings", [*Settings.__annotations__.items(), ("antialiasing", bool)])
 
 
 class StandIn(torch.nn.Module):
