@@ -27,15 +27,26 @@ log = logging.getLogger(__name__)
 SPLITS = ("novel_view", "novel_pose")
 
 
-def retrieve_for(capture: Capture, retriever, frames: list[int]) -> tuple[Retrieved, dict[int, int]]:
-    """Retrieve times for a whole contiguous stretch of the capture that covers `frames` (ids).
+def retrieve_for(capture: Capture, retriever, frames: Iterable[int]) -> tuple[Retrieved, dict[int, int]]:
+    """Retrieve times for every stretch of the capture that has some of `frames` (ids).
 
-    Returns the result for Q frames and the row of every frame id, so that the evaluation's stride cannot change it.
+    A stretch is a run of consecutive frames on one side of the recording, or within it; each is one query, whole, with
+    the two frames before it as its history. So neither the evaluation's stride nor its order, and no other frame that
+    is evaluated or not, changes what a frame gets. Returns the result for Q frames and the row of every frame id.
     """
-    rows = {frame: row for row, frame in enumerate(capture.frame_ids)}
-    first, last = rows[min(frames)], rows[max(frames)]
-    result = retriever.retrieve(capture.poses.theta[first : last + 1])
-    return result, {capture.frame_ids[row]: row - first for row in range(first, last + 1)}
+    first, length = capture.recorded
+    ids, wanted = capture.frame_ids, set(frames)
+    sides = [(id_ >= first) + (id_ >= first + length) for id_ in ids]
+    breaks = [row for row in range(1, len(ids)) if ids[row] != ids[row - 1] + 1 or sides[row] != sides[row - 1]]
+    found, rows = [], {}
+    for start, end in zip([0, *breaks], [*breaks, len(ids)]):
+        if wanted.isdisjoint(ids[start:end]):
+            continue
+        before = next((b for b in range(max(0, start - 2), start) if ids[start] - ids[b] == start - b), start)
+        found.append(retriever.retrieve(capture.poses.theta[start:end], history=capture.poses.theta[before:start]))
+        first_row = len(rows)
+        rows.update({ids[row]: first_row + row - start for row in range(start, end)})
+    return Retrieved.joined(found), rows
 
 
 def fit_retriever(retriever, capture: Capture):

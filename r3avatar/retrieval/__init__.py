@@ -2,10 +2,11 @@
 
 from r3avatar.retrieval.blending import blend, part_weights
 from r3avatar.retrieval.retrieved import RetrievalError, Retrieved
-from r3avatar.retrieval.retriever import NearestFrame, Retriever
+from r3avatar.retrieval.retriever import FrozenTime, NearestFrame, Retriever
 from r3avatar.retrieval.viterbi_retriever import LiveRetrieval, ViterbiRetriever
 
 __all__ = [
+    "FrozenTime",
     "LiveRetrieval",
     "NearestFrame",
     "RetrievalError",

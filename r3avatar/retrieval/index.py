@@ -96,11 +96,23 @@ class PartIndex:
         """
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
-        query = _part(query, self.joints, self.width, "query").to(self.bank)
+        query = self.part(query)
         k = min(k, len(self))
         if self._index is None or len(query) == 0:
             return self._search_all(query, k)
         return self._search_candidates(query, k)
+
+    def part(self, query: Tensor) -> Tensor:
+        """The part's joints [Q, P, C] of query embeddings [Q, J', C], as the recorded ones are kept."""
+        return _part(query, self.joints, self.width, "query").to(self.bank)
+
+    def nearest_on_average(self, query: Tensor) -> int:
+        """The recorded frame with the least sum of distances to all query frames [Q, J', C]; the first of equals."""
+        query = self.part(query)
+        total = torch.zeros(len(self), dtype=torch.float64, device=query.device)
+        for some in query.split(max(1, _CHUNK_ELEMENTS // self.bank.numel())):
+            total += self.distance(some[:, None], self.bank[None]).double().sum(0)
+        return int(total.argmin())
 
     def _search_all(self, query: Tensor, k: int) -> tuple[Tensor, Tensor]:
         every = torch.arange(len(self), device=query.device)

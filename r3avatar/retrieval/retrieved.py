@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,12 @@ class Retrieved:
             rows = slice(rows, rows + 1 or None)
         tensors = (self.times, self.previous, self.distances, self.neighbours, self.fade)
         return Retrieved(*(x[rows] for x in tensors), self.align)
+
+    @staticmethod
+    def joined(results: Sequence[Retrieved]) -> Retrieved:
+        """Results of one retriever one after the other."""
+        names = ("times", "previous", "distances", "neighbours", "fade")
+        return Retrieved(*(torch.cat([getattr(r, name) for r in results]) for name in names), results[0].align)
 
     @property
     def jump(self) -> Tensor:

@@ -67,13 +67,17 @@ class _Retriever(ABC):
 
     def _search_ids(self, theta: Tensor, history: Tensor | None, k: int | None) -> tuple[Tensor, Tensor, Tensor]:
         """Embedding [Q, J', C]; distances and numbers [Q, parts, min(k, T)] of each part's nearest recorded frames."""
-        if self.times is None:
-            raise RuntimeError("the retriever has no recorded poses: call fit(theta, times) first")
-        self._check(theta)
-        embedding = self._embedding(theta, history)
+        embedding = self._embed(theta, history)
         found = [index.search(embedding, len(index) if k is None else k) for index in self._indices]
         distances, ids = (torch.stack(x, dim=1) for x in zip(*found))
         return embedding, distances, ids
+
+    def _embed(self, theta: Tensor, history: Tensor | None) -> Tensor:
+        """A query's embedding, after the checks on it."""
+        if self.times is None:
+            raise RuntimeError("the retriever has no recorded poses: call fit(theta, times) first")
+        self._check(theta)
+        return self._embedding(theta, history)
 
     def _embedding(self, theta: Tensor, history: Tensor | None = None) -> Tensor:
         joints = EMBEDDED_JOINTS[self.kind]
@@ -117,8 +121,8 @@ class Retriever(_Retriever):
         return greedy(distances, times, self.window * spacing)
 
 
-class NearestFrame(_Retriever):
-    """The ablation `retrieval=none`: the nearest frame of the whole body, one time for all parts, no smoothing."""
+class _WholeBody(_Retriever):
+    """One time for all parts, by the distance over all joints together."""
 
     def __init__(self, kind: str, backend: str = "auto"):
         super().__init__(kind, backend)
@@ -126,10 +130,31 @@ class NearestFrame(_Retriever):
     def _parts(self) -> tuple[tuple[int, ...], ...]:
         return (tuple(range(EMBEDDED_JOINTS[self.kind])),)
 
+    @staticmethod
+    def _same_for_all(times: Tensor, distances: Tensor) -> Retrieved:
+        """times, distances: [Q, 1]."""
+        times, distances = (x.expand(-1, len(PARTS)).clone() for x in (times, distances))
+        return Retrieved(
+            times, torch.full_like(times, torch.nan), distances, torch.full(times.shape, -1).to(times.device)
+        )
+
+
+class NearestFrame(_WholeBody):
+    """`retrieval=whole_body`: in every frame the nearest frame of the whole body; no parts, no smoothing."""
+
     def retrieve(self, theta: Tensor, history: Tensor | None = None) -> Retrieved:
         """Times for a query sequence; arguments and shapes as `Retriever.retrieve`, and no jumps."""
         distances, times = self._search(theta, history, k=1)  # [Q, 1, 1]
-        shape = (len(theta), len(PARTS))
-        times, distances = times[:, :, 0].expand(shape), distances[:, :, 0].expand(shape)
-        neighbours = torch.full(shape, -1, device=times.device)
-        return Retrieved(times.clone(), torch.full_like(times, torch.nan), distances.clone(), neighbours)
+        return self._same_for_all(times[:, :, 0], distances[:, :, 0])
+
+
+class FrozenTime(_WholeBody):
+    """`retrieval=none`: appearance stands still, at the recorded frame nearest to all of the query on average."""
+
+    def retrieve(self, theta: Tensor, history: Tensor | None = None) -> Retrieved:
+        """One time for all frames of a query sequence; arguments and shapes as `Retriever.retrieve`."""
+        embedding = self._embed(theta, history)
+        (index,) = self._indices
+        time = index.nearest_on_average(embedding) if len(theta) else 0
+        distances = index.distance(index.part(embedding), index.bank[time])[:, None]
+        return self._same_for_all(self.times.to(distances)[time].expand(len(theta), 1), distances)

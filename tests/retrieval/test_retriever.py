@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from r3avatar.retrieval.embedding import pose_embedding
 from r3avatar.retrieval.parts import BLENDING_JOINTS, JOINTS, RETRIEVAL_JOINTS
-from r3avatar.retrieval.retriever import NearestFrame, Retriever
+from r3avatar.retrieval.retriever import FrozenTime, NearestFrame, Retriever
 
 
 def walk(T, kind="smpl", seed=0):
@@ -22,7 +23,7 @@ def test_a_recorded_sequence_retrieves_itself(retriever, kind):
 
 
 @pytest.mark.parametrize("T", [1, 2, 19])
-@pytest.mark.parametrize("retriever", [Retriever, NearestFrame])
+@pytest.mark.parametrize("retriever", [Retriever, NearestFrame, FrozenTime])
 def test_fewer_than_twenty_recorded_frames(retriever, T):
     found = retriever("smpl").fit(walk(T), torch.arange(T)).retrieve(walk(40, seed=1))
     assert found.times.isfinite().all() and found.times.min() >= 0 and found.times.max() <= T - 1
@@ -54,6 +55,26 @@ def test_hands_do_not_count():
 def test_nearest_frame_has_one_time_for_all_parts():
     found = NearestFrame("smpl").fit(walk(50), torch.arange(50)).retrieve(walk(20, seed=1))
     assert (found.times == found.times[:, :1]).all() and (found.times == found.times.round()).all()
+
+
+def test_frozen_time_is_the_frame_nearest_on_average():
+    theta, query = walk(50), walk(20, seed=1)
+    frozen = FrozenTime("smpl").fit(theta, torch.arange(50) + 7)
+    found = frozen.retrieve(query)
+    every, _ = frozen._indices[0].search(pose_embedding(query), 50)
+    _, ids = frozen._indices[0].search(pose_embedding(query), 50)
+    total = torch.zeros(50).scatter_add_(0, ids.flatten(), every.flatten())
+    assert (found.times == total.argmin() + 7).all() and not found.jump.any()
+    torch.testing.assert_close(found.distances.mean(), total.min() / 20)
+    assert frozen.retrieve(query[:0]).times.shape == (0, 5)
+
+
+@pytest.mark.parametrize("retriever", [Retriever, NearestFrame, FrozenTime])
+def test_a_hundred_thousand_recorded_frames(retriever):
+    theta = 0.5 * torch.randn(100_000, 24, 3, generator=torch.Generator().manual_seed(0))
+    fitted = retriever("smpl", "torch").fit(theta, torch.arange(100_000))
+    found = fitted.retrieve(theta[70_000:70_001], history=theta[69_998:70_000])
+    assert found.times.tolist() == [[70_000] * 5]
 
 
 def test_parts_cover_every_joint_once():
