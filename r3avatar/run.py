@@ -18,6 +18,10 @@ PACKAGES = (
 )  # fmt: skip
 
 
+RECORDING = "recording.npz"
+"""What a run keeps of its capture (`captures.recording`)."""
+
+
 class RunError(Exception):
     """A run folder that cannot be used, with the fix in its message."""
 

@@ -12,6 +12,7 @@ from r3avatar.captures.hand_pca import HandPca, read_hand_pca
 from r3avatar.captures.hifi4g import HiFi4G
 from r3avatar.captures.mvhumannet import MvHumanNet
 from r3avatar.captures.prepared_frame import BOUND, PERSON, PreparedFrame
+from r3avatar.captures.recording import Recording, write_recording
 from r3avatar.captures.smc import SmcWriter
 from r3avatar.captures.zju_mocap import ZjuMocap
 
@@ -38,6 +39,7 @@ __all__ = [
     "HiFi4G",
     "MvHumanNet",
     "PreparedFrame",
+    "Recording",
     "SmcWriter",
     "Split",
     "ZjuMocap",
@@ -51,4 +53,5 @@ __all__ = [
     "read_hand_mean",
     "read_hand_pca",
     "write_folder",
+    "write_recording",
 ]

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from r3avatar.avatar import Avatar
 from r3avatar.body import BodyModel
-from r3avatar.captures import Capture
+from r3avatar.captures import Capture, CaptureError, Recording, write_recording
 from r3avatar.rasterizer import Rasterizer
-from r3avatar.run import checkpoint_of, open_run
+from r3avatar.run import RECORDING, RunError, checkpoint_of, open_run
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Run:
 
     folder: Path
     config: DictConfig
-    capture: Capture
+    capture: Capture  # without images where the verb needs none (`Recording`)
     body: BodyModel
     avatar: Avatar
     rasterizer: Rasterizer
@@ -67,8 +68,29 @@ class Run:
     device: torch.device
 
 
-def load_run(config: DictConfig) -> Run:
-    """Load the run that a later verb names, with the verb's own choice of rasterizer, retrieval and paths over it."""
+def open_recording(folder: Path, config: DictConfig) -> Capture:
+    """What the run keeps of its capture; of a run from before it did, made from the capture and kept from now on."""
+    path = folder / RECORDING
+    if path.is_file():
+        return Recording(path)
+    try:
+        capture = instantiate(config.capture)
+    except (CaptureError, OSError, InstantiationException) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        raise RunError(
+            f"{path} does not exist (an older version trained the run), and the capture that it is made from cannot be "
+            f"opened: {cause} Give its place with capture.root=DIR"
+        ) from error
+    log.warning("the run is older than %s: it is made from the capture now, which is not needed from then on", path)
+    write_recording(path, capture)
+    return capture
+
+
+def load_run(config: DictConfig, images: bool = True) -> Run:
+    """Load the run that a later verb names, with the verb's own choice of rasterizer, retrieval and paths over it.
+
+    images: open the capture itself. False: what the run keeps of it, unless the verb's `capture` changes any of it.
+    """
     folder, trained = open_run(config.run)
     for group in ("capture", "body"):
         trained[group] = OmegaConf.merge(trained[group], config[group])
@@ -77,7 +99,8 @@ def load_run(config: DictConfig) -> Run:
             trained[group] = config[group]
     rasterizer = instantiate(trained.rasterizer)
     device = choose_device(config.device, rasterizer)
-    capture, body = instantiate(trained.capture), instantiate(trained.body)
+    body = instantiate(trained.body)
+    capture = instantiate(trained.capture) if images or config.capture else open_recording(folder, trained)
     avatar = build_avatar(trained, body, capture)
     state = torch.load(checkpoint_of(folder, config.checkpoint), map_location="cpu", weights_only=True)["state_dict"]
     avatar.load_state_dict({k.removeprefix("avatar."): v for k, v in state.items() if k.startswith("avatar.")})

@@ -14,10 +14,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from r3avatar.body import BodyModel
-from r3avatar.captures import Capture, CaptureDataModule
+from r3avatar.captures import Capture, CaptureDataModule, write_recording
 from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
 from r3avatar.rasterizer.projection import scene_extent
-from r3avatar.run import RunError, check_run_folder, create_run_folder, update_metrics
+from r3avatar.run import RECORDING, RunError, check_run_folder, create_run_folder, update_metrics
 from r3avatar.training.callbacks import (
     CheckpointCallback,
     DensityCallback,
@@ -93,6 +93,7 @@ def run(config: DictConfig) -> float | None:
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     create_run_folder(folder, config, overrides)
+    write_recording(folder / RECORDING, capture)
     camera = capture.cameras[capture.camera_index(capture.split("train").cameras[0])]
     callbacks = [
         DensityCallback(density, camera.width, camera.height),
