@@ -3,11 +3,61 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from r3avatar.types import Cameras
+from r3avatar.body import BodyModel
+from r3avatar.captures import Capture
+from r3avatar.motion.camera_path import read_camera_path
+from r3avatar.motion.motion import MotionError
+from r3avatar.motion.stage import Stage, stage_of
+from r3avatar.types import BodyPose, Cameras
+
+MOVES = ("turntable", "follow", "fixed")
+
+
+def choose_cameras(
+    choice: str, *, capture: Capture, body: BodyModel, pose: BodyPose, fps: float, turns: float = 1.0
+) -> Cameras:
+    """Cameras [F] for the F frames of `pose`.
+
+    Args:
+        choice: 'turntable' circles the person and 'follow' keeps its side, both going along; 'fixed' stands still where
+            it sees the whole motion; the name of one of the capture's cameras; or a .json file in
+            the layout of cameras.json, several cameras being a path (`read_camera_path`).
+        capture: its training cameras give turntable, follow and fixed their lens, height and least distance; follow and
+            fixed look from the one that the first pose faces.
+        fps: frames a second of the pose. turns: of the turntable.
+
+    Raises MotionError for a choice that is none of these, CaptureError for a damaged file.
+    """
+    F = len(pose)
+    if choice.endswith(".json"):
+        return read_camera_path(Path(choice), F, fps)
+    if choice in capture.camera_ids and choice not in MOVES:
+        return still(capture.cameras[capture.camera_index(choice)], F)
+    if choice not in MOVES:
+        raise MotionError(
+            f"camera={choice} is neither {', '.join(MOVES)}, nor a .json file of cameras, nor one of the capture's: "
+            f"{', '.join(capture.camera_ids)}"
+        )
+    rig = [capture.cameras[capture.camera_index(c)] for c in capture.split("train").cameras]
+    stage = stage_of(body, pose, rig_up(rig))
+    followed = stage.followed(fps)
+    strayed = (stage.path + stage.middle * stage.up - followed).norm(dim=1).max()
+    radius, height = stage.body_radius + strayed, stage.body_height + 2 * strayed
+    if choice == "turntable":
+        return turntable(rig, followed, F, turns, radius, height)
+    ahead = torch.stack([torch.nn.functional.normalize(c.centres - stage.path[0], dim=0) for c in rig]) @ stage.heading
+    front = rig[int(ahead.argmax())]
+    if choice == "fixed":
+        return still(towards(front, stage, stage.centre, stage.radius, stage.height), F)
+    camera = towards(front, stage, followed[0], radius, height)
+    w2c = camera.w2c.expand(F, 4, 4).clone()
+    w2c[:, :3, 3] -= ((followed - followed[0]) @ camera.w2c[:3, :3].T).to(w2c)
+    return Cameras(camera.K.expand(F, 3, 3), w2c, camera.width, camera.height)
 
 
 def look_at(centre: Tensor, target: Tensor, up: Tensor) -> Tensor:
@@ -25,28 +75,62 @@ def rig_up(cameras: list[Cameras]) -> Tensor:
     return torch.nn.functional.normalize(-torch.stack([c.w2c[1, :3] for c in cameras]).mean(0), dim=0)
 
 
-def turntable(cameras: list[Cameras], target: Tensor, frames: int, turns: float = 1.0) -> Cameras:
-    """Cameras [F] that circle `target` [3] at the rig's mean distance and height, with the first camera's lens.
+def turntable(
+    cameras: list[Cameras],
+    target: Tensor,
+    frames: int,
+    turns: float = 1.0,
+    radius: float | Tensor = 0.0,
+    height: float | Tensor = 0.0,
+) -> Cameras:
+    """Cameras [F] that circle `target` at the rig's mean distance and height, with the first camera's lens.
 
-    target: metres, usually the middle of the person.
+    target: metres, usually the middle of the person: [3], or [F, 3] to go along.
+    radius, height: of the upright cylinder around it that has to be in the picture: where the rig's distance is too
+        small for it, the circle is larger.
     """
     up = rig_up(cameras)
-    offsets = torch.stack([c.centres for c in cameras]) - target
+    target = target.expand(frames, 3)
+    offsets = torch.stack([c.centres for c in cameras]) - target[0]
     heights = offsets @ up
     flat = offsets - heights[:, None] * up
-    radius, height = flat.norm(dim=1).mean(), heights.mean()
+    distance, rise = flat.norm(dim=1).mean(), heights.mean()
+    farther = max(1.0, float(_distance(cameras[0], radius, height) / torch.hypot(distance, rise)))
     start = torch.nn.functional.normalize(flat[0], dim=0)
     side = torch.linalg.cross(up, start)
     w2c = []
     for f in range(frames):
         angle = 2 * math.pi * turns * f / frames
         around = math.cos(angle) * start + math.sin(angle) * side
-        w2c.append(look_at(target + radius * around + height * up, target, up))
-    K = cameras[0].K.clone()
-    K[0, 2], K[1, 2] = cameras[0].width / 2, cameras[0].height / 2
-    return Cameras(K.expand(frames, 3, 3), torch.stack(w2c), cameras[0].width, cameras[0].height)
+        w2c.append(look_at(target[f] + farther * (distance * around + rise * up), target[f], up))
+    return Cameras(_centred(cameras[0]).expand(frames, 3, 3), torch.stack(w2c), cameras[0].width, cameras[0].height)
+
+
+def towards(camera: Cameras, stage: Stage, target: Tensor, radius: Tensor, height: Tensor) -> Cameras:
+    """`camera` moved along its line to `target` [3], which it looks at, until a cylinder there is in the picture.
+
+    The cylinder is upright, `radius` and `height` in metres; no nearer than the camera stands.
+    """
+    offset = camera.centres - target
+    farther = max(1.0, float(_distance(camera, radius, height) / offset.norm()))
+    w2c = look_at(target + farther * offset, target, stage.up)
+    return Cameras(_centred(camera), w2c, camera.width, camera.height)
 
 
 def still(camera: Cameras, frames: int) -> Cameras:
     """One camera, unmoved, for F frames."""
     return Cameras(camera.K.expand(frames, 3, 3), camera.w2c.expand(frames, 4, 4), camera.width, camera.height)
+
+
+def _distance(camera: Cameras, radius: float | Tensor, height: float | Tensor) -> Tensor:
+    """From which distance a camera sees an upright cylinder whole, with a margin of a twentieth."""
+    radius, height = torch.as_tensor(radius), torch.as_tensor(height)
+    wide, high = camera.width / 2 / camera.K[0, 0], camera.height / 2 / camera.K[1, 1]
+    return 1.05 * torch.maximum(radius + height / 2 / high, radius * (1 + wide.square()).sqrt() / wide)
+
+
+def _centred(camera: Cameras) -> Tensor:
+    """Intrinsics [3, 3] with the principal point in the middle of the picture."""
+    K = camera.K.clone()
+    K[0, 2], K[1, 2] = camera.width / 2, camera.height / 2
+    return K

@@ -14,7 +14,7 @@ from r3avatar.motion.amass import read_amass, read_smplx_parameters
 from r3avatar.motion.asf_amc import find_asf, read_amc, read_asf
 from r3avatar.motion.bvh import read_bvh
 from r3avatar.motion.motion import Motion, MotionError, read_npz
-from r3avatar.motion.place import in_convention, in_place, settle, snapped
+from r3avatar.motion.place import facing, in_convention, in_place, settle, snapped
 from r3avatar.motion.poses import read_pose_file
 from r3avatar.motion.resample import resample
 from r3avatar.motion.retarget import retarget
@@ -41,6 +41,7 @@ def load_motion(
     end: float | None = None,
     place: bool | None = None,
     world_up: Tensor | Sequence[float] = Y,
+    face: Tensor | Sequence[float] | None = None,
 ) -> Motion:
     """A motion in the avatar's own shape, in its capture's world, convention and frame rate.
 
@@ -56,6 +57,7 @@ def load_motion(
         place: stand the first frame where the capture's first pose stands, facing the same way. None: for everything
             but this project's pose files, which are in the capture's world.
         world_up: up [3] in the capture's world.
+        face: a point [3] of the capture's world, a camera's place say, that the first frame is turned to face.
 
     Raises MotionError naming the file, what was found and what is accepted.
     """
@@ -88,6 +90,8 @@ def load_motion(
         # A pose file is in the capture's world already: only its heading and spot may be asked to change.
         source = upwards if own else np.array(Y)
         motion = settle(motion, source, upwards, like, body, first=place is not False)
+    if face is not None:
+        motion = facing(motion, np.asarray(face, dtype=np.float64), upwards, body, like)
     if root == "in_place":
         motion = in_place(motion, upwards)
     return replace(motion, pose=in_convention(motion.pose, like, body))

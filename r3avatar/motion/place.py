@@ -35,13 +35,30 @@ def settle(motion: Motion, own_up: np.ndarray, up: np.ndarray, like: BodyPose, b
     theta, Th = turn_world(theta, Th, turn, pelvis)
     if first:
         root, stand = root_transform(like[:1], pelvis)
-        heading = _heading(Rotation.from_rotvec(theta[:1, 0]).as_matrix()[0], up)
-        turn = _about(up, heading, _heading(root, up))
+        heading = heading_of(Rotation.from_rotvec(theta[:1, 0]).as_matrix()[0], up)
+        turn = _about(up, heading, heading_of(root, up))
         theta, Th = turn_world(theta, Th, turn, pelvis)
         moved = stand - (pelvis + Th[0])
         Th = Th + moved - (moved @ up) * up
         turned = replace(motion.pose[:1], theta=_float(theta[:1]), Th=_float(Th[:1]))
         Th = Th + (_lowest(like[:1], body, up) - _lowest(turned, body, up)) * up
+    return replace(motion, pose=replace(motion.pose, theta=_float(theta), Th=_float(Th)))
+
+
+def facing(motion: Motion, point: np.ndarray, up: np.ndarray, body: BodyModel, like: BodyPose) -> Motion:
+    """The motion turned about its first pelvis until its first frame faces `point` [3], level; in the capture's world.
+
+    A point straight above or below leaves it as it is.
+    """
+    pelvis = rest_joints(body, like)[0]
+    theta, Th = motion.pose.theta.double().numpy(), motion.pose.Th.double().numpy()
+    stand = pelvis + Th[0]
+    ahead = point - stand - ((point - stand) @ up) * up
+    if np.linalg.norm(ahead) < 1e-6:
+        return motion
+    now = heading_of(Rotation.from_rotvec(theta[0, 0]).as_matrix(), up)
+    theta, Th = turn_world(theta, Th, _about(up, now, ahead / np.linalg.norm(ahead)), pelvis)
+    Th = Th + stand - (pelvis + Th[0])
     return replace(motion, pose=replace(motion.pose, theta=_float(theta), Th=_float(Th)))
 
 
@@ -70,7 +87,7 @@ def root_transform(pose: BodyPose, pelvis: np.ndarray) -> tuple[np.ndarray, np.n
     return R @ turned, R @ pelvis + pose.Th[0].double().cpu().numpy()
 
 
-def _heading(root: np.ndarray, up: np.ndarray) -> np.ndarray:
+def heading_of(root: np.ndarray, up: np.ndarray) -> np.ndarray:
     """The level direction [3] that a root [3, 3] faces: forward of its left side, which bowing leaves level."""
     ahead = np.cross(root[:, 0], up)
     if np.linalg.norm(ahead) < 0.3:  # lying on a side: what the chest or, at last, the head points to
