@@ -7,7 +7,10 @@ import struct
 import cv2
 import numpy as np
 
-_JPEG, _PNG = b"\xff\xd8", b"\x89PNG\r\n\x1a\n"
+from r3avatar.captures.png import SIGNATURE as _PNG
+from r3avatar.captures.png import decode_png
+
+_JPEG = b"\xff\xd8"
 # Start-of-frame markers: all of C0-CF but DHT (C4), JPG (C8) and DAC (CC).
 _START_OF_FRAME = set(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -30,17 +33,19 @@ def decode_image(data: np.ndarray, flags: int) -> np.ndarray:
 
 def decode_mask(data: np.ndarray) -> np.ndarray:
     """Decode a mask [bytes] to [H, W] uint8: 1 where any colour channel is nonzero; ValueError says what is wrong."""
-    image = decode_image(data, cv2.IMREAD_UNCHANGED)
-    if image.ndim == 2:
-        return (image != 0).view(np.uint8)
+    image = decode_png(data.tobytes())
+    if image is None:
+        image = decode_image(data, cv2.IMREAD_UNCHANGED)
+    if image.ndim == 2 or image.shape[2] == 1:
+        return (image.reshape(image.shape[:2]) != 0).view(np.uint8)
     # Channels side by side are one wide image, whose nonzero part is found much faster than the channels are split.
     height, width, channels = image.shape
     x, y, w, h = cv2.boundingRect(image.reshape(height, width * channels))
     here = slice(y, y + h), slice(x // channels, -(-(x + w) // channels))
     mask = np.zeros((height, width), np.uint8)
     if w:  # max over the colour channels; alpha, the fourth, is opacity and not the person
-        blue, green, red = cv2.split(image[here])[:3]
-        mask[here] = cv2.max(cv2.max(blue, green), red) != 0
+        first, second, third = cv2.split(image[here])[:3]
+        mask[here] = cv2.max(cv2.max(first, second), third) != 0
     return mask
 
 

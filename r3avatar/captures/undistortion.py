@@ -30,21 +30,22 @@ class Undistortion:
         width, height = self.scaled_size
         rgb, scaled_mask = np.zeros((height, width, 3), np.uint8), np.zeros((height, width), np.uint8)
         # All but the person becomes black: the rectangle around it is all that needs computing.
-        person = mask_rectangle(mask)
+        person, maps, left, top = mask_rectangle(mask), None, 0, 0
         if self.D is not None:
             maps = self._maps or _Maps(self.K, self.D, self.size)
             self._maps = maps  # and the local name, as another thread may release them
             self._search = self._search or _Search(maps)
-            person = self._search(maps, mask, person)
+            left, top, w, h = self._whole_scaled_pixels(self._search(person))
+            if not w:
+                return rgb, scaled_mask
+            mask = maps(mask, (left, top, w, h), cv2.INTER_NEAREST)
+            x, y, w, h = mask_rectangle(mask)
+            person = left + x, top + y, w, h
         x, y, w, h = self._whole_scaled_pixels(person)
         if not w:
             return rgb, scaled_mask
-        here = slice(y, y + h), slice(x, x + w)
-        if self.D is not None:
-            image = cv2.remap(image, maps.places[here], maps.fractions[here], cv2.INTER_LINEAR)
-            mask = cv2.remap(mask, maps.places[here], maps.fractions[here], cv2.INTER_NEAREST)
-        else:
-            image, mask = np.ascontiguousarray(image[here]), np.ascontiguousarray(mask[here])
+        mask = mask[y - top : y - top + h, x - left : x - left + w]
+        image = maps(image, (x, y, w, h), cv2.INTER_LINEAR) if maps else image[y : y + h, x : x + w]
         # Black behind the person before scaling, so that edges blend into black.
         image = cv2.bitwise_and(image, image, mask=mask)
         if self.scaled_size != self.size:
@@ -81,25 +82,30 @@ class _Maps:
         # places [H, W, 2] int16: native column and row; fractions [H, W] uint16: what is left of them
         self.places, self.fractions = cv2.initUndistortRectifyMap(K, D, None, K, size, cv2.CV_16SC2)
 
+    def __call__(self, image: np.ndarray, rectangle: Rectangle, interpolation: int) -> np.ndarray:
+        """A rectangle of the undistorted image."""
+        x, y, w, h = rectangle
+        here = slice(y, y + h), slice(x, x + w)
+        return cv2.remap(image, self.places[here], self.fractions[here], interpolation)
+
 
 class _Search:
-    """Where in an undistorted image parts of the native one come to lie."""
+    """Where at most in an undistorted image a part of the native one comes to lie."""
 
     def __init__(self, maps: _Maps):
+        self._size = maps.places.shape[1::-1]
         self._corners = maps.places[::_CELL, ::_CELL].astype(np.int32)  # of each cell its first pixel
         # How far from its first pixel's place a cell can reach: the steepest steps of the map, all along the cell.
         places = maps.places
         steps = cv2.absdiff(places[1:], places[:-1]), cv2.absdiff(places[:, 1:], places[:, :-1])
         self._reach = 2 + (_CELL - 1) * sum(int(step.max(initial=0)) for step in steps)
 
-    def __call__(self, maps: _Maps, mask: np.ndarray, rectangle: Rectangle) -> Rectangle:
-        """The rectangle of the undistorted mask's nonzero pixels; `rectangle` is that of the native mask's."""
+    def __call__(self, rectangle: Rectangle) -> Rectangle:
+        """A rectangle, in whole cells, that holds all pixels that come from within the native one."""
         x, y, w, h = rectangle
+        if not w:
+            return 0, 0, 0, 0
         low, high = np.array([x, y]) - self._reach, np.array([x + w, y + h]) + self._reach
         cells = ((self._corners >= low) & (self._corners < high)).all(2).astype(np.uint8)
         left, top, across, down = (_CELL * value for value in mask_rectangle(cells))
-        if not w or not across:
-            return 0, 0, 0, 0
-        here = slice(top, top + down), slice(left, left + across)
-        x, y, w, h = mask_rectangle(cv2.remap(mask, maps.places[here], maps.fractions[here], cv2.INTER_NEAREST))
-        return (left + x, top + y, w, h) if w else (0, 0, 0, 0)
+        return left, top, min(across, self._size[0] - left), min(down, self._size[1] - top)

@@ -76,3 +76,22 @@ def test_released_maps_are_computed_again():
     undistortion.release()
     for ours, expected in zip(undistortion(image, mask), before):
         np.testing.assert_array_equal(ours, expected)
+
+
+def test_only_the_person_is_computed_and_the_result_is_that_of_the_whole():
+    """For scales that divide the image and ones that do not, wherever the person is."""
+    random = np.random.default_rng(0)
+    for scaled_size in ((WIDTH, HEIGHT), (WIDTH // 4, HEIGHT // 4), (WIDTH // 3, HEIGHT // 4), (101, 77)):
+        undistortion = Undistortion(K, D, (WIDTH, HEIGHT), scaled_size)
+        for centre in ((120, 100), (3, 190), (239, 60)):
+            image = random.integers(0, 255, (HEIGHT, WIDTH, 3), dtype=np.uint8)
+            mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+            cv2.ellipse(mask, centre, (14, 37), 0, 0, 360, 1, -1)
+            rgb, scaled_mask = undistortion(image, mask)
+            maps = cv2.initUndistortRectifyMap(K, D, None, K, (WIDTH, HEIGHT), cv2.CV_16SC2)
+            whole = cv2.remap(image, *maps, cv2.INTER_LINEAR)
+            whole_mask = cv2.remap(mask, *maps, cv2.INTER_NEAREST)
+            whole = cv2.resize(whole * whole_mask[..., None], scaled_size, interpolation=cv2.INTER_AREA)
+            np.testing.assert_array_equal(rgb, whole[..., ::-1])
+            expected = cv2.resize(whole_mask, scaled_size, interpolation=cv2.INTER_NEAREST_EXACT)
+            np.testing.assert_array_equal(scaled_mask, expected)
