@@ -16,6 +16,9 @@ from r3avatar.captures.smc import camera_group
 from r3avatar.types import BodyPose
 
 _DOWNLOAD = "download the file again"
+# What is read of either file, for `walk_first`.
+IMAGE_PARTS = {"attributes": ("gender",), "groups": ("Camera_5mp", "Camera_12mp")}
+ANNOTATION_PARTS = {"attributes": (), "groups": ("Camera_Parameter", "Mask", "SMPLx")}
 _HAND_JOINTS = slice(25, 55)
 # What h5py raises where a file's structure is damaged: a lookup may fail, or find something of another kind.
 _DAMAGED = (OSError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
