@@ -64,8 +64,8 @@ def encode(path: Path, frames: list[np.ndarray], fps: float, form: VideoFormat) 
 def join(path: Path, pieces: list[Path], counts: list[int], fps: float, form: VideoFormat) -> None:
     """Put videos of one codec and size, of `counts` frames each, one after another into `path`; nothing is coded again.
 
-    Every piece begins with a picture of its own (an IDR frame): packets are copied as the encoder left them, their times
-    moved on by the frames before.
+    Every piece begins with a picture of its own (an IDR frame): packets are copied as the encoder left them, their
+    times moved on by the frames before.
     """
     with av.open(str(path), "w", format=_container(form)) as film:
         out, before = None, 0

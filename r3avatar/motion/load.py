@@ -12,6 +12,7 @@ from torch import Tensor
 from r3avatar.body import BodyModel
 from r3avatar.motion.amass import read_amass, read_smplx_parameters
 from r3avatar.motion.asf_amc import find_asf, read_amc, read_asf
+from r3avatar.motion.builtin import PREFIX, builtin_names, read_builtin
 from r3avatar.motion.bvh import read_bvh
 from r3avatar.motion.motion import Motion, MotionError, read_npz
 from r3avatar.motion.place import facing, in_convention, in_place, settle, snapped
@@ -22,7 +23,8 @@ from r3avatar.types import BodyPose
 
 ACCEPTED = (
     "a .bvh, an .amc (with its .asf), or an .npz with poses and trans (AMASS), with global_orient and body_pose "
-    "(SMPL-X), or with theta and transl (this project's pose file)"
+    "(SMPL-X), or with theta and transl (this project's pose file); or one of those built in: "
+    f"{', '.join(PREFIX + name for name in builtin_names())}"
 )
 Y = (0.0, 1.0, 0.0)
 
@@ -45,6 +47,8 @@ def load_motion(
 ) -> Motion:
     """A motion in the avatar's own shape, in its capture's world, convention and frame rate.
 
+    path: a file, or one of the built-in motions, e.g. 'builtin:walk'.
+
     Args:
         body, like: the avatar's body, and the capture's poses [F]; shape and expression are those of its first frame.
         fps: frames a second to resample to, the capture's; None keeps the motion's own. Retrieval compares changes of
@@ -61,15 +65,19 @@ def load_motion(
 
     Raises MotionError naming the file, what was found and what is accepted.
     """
-    path = Path(path)
+    builtin = str(path).startswith(PREFIX)
     for name, value, known in (("up", up, ("auto", "y", "z", "-y")), ("root", root, ("keep", "in_place"))):
         if value not in known:
             raise MotionError(f"{name}={value} is unknown; expected {', '.join(known)}")
-    if not path.is_file():
+    name, path = str(path).removeprefix(PREFIX), Path(path)
+    if not builtin and not path.is_file():
         raise MotionError(f"motion file {path} does not exist; accepted are {ACCEPTED}")
-    arrays, suffix = read_npz(path) if path.suffix.lower() == ".npz" else {}, path.suffix.lower()
+    suffix = "" if builtin else path.suffix.lower()
+    arrays = read_npz(path) if suffix == ".npz" else {}
     own = "theta" in arrays
-    if suffix == ".bvh":
+    if builtin:
+        motion = read_builtin(name, body, like)
+    elif suffix == ".bvh":
         motion = retarget(read_bvh(path), body, like, up)
     elif suffix == ".amc":
         motion = retarget(read_amc(path, read_asf(skeleton or find_asf(path)), motion_fps), body, like, up)
