@@ -15,7 +15,8 @@ from r3avatar.types import BodyPose, Cameras
 
 FORMAT = 1
 ARRAYS = ("about", "frames", "theta", "betas", "expression", "R", "Th", "K", "w2c", "size")
-KEYS = ("format", "name", "fps", "body_kind", "gender", "camera_ids", "recorded", "splits", "box_margin")
+KEYS = ("format", "name", "fps", "body_kind", "gender", "camera_ids", "recorded", "splits", "box_margin",
+        "fingerprint")  # fmt: skip
 _MEND = "delete it and animate once where the capture is, which makes it anew"
 
 
@@ -31,7 +32,7 @@ class Recording(Capture):
         arrays = read_npz(self.path, required=ARRAYS, optional=(), fix=_MEND)
         about = self._about(arrays["about"])
         self.name, self.body_kind, self.gender = about["name"], about["body_kind"], about["gender"]
-        self.fps, self.box_margin = about["fps"], about["box_margin"]
+        self.fps, self.box_margin, self._fingerprint = about["fps"], about["box_margin"], about["fingerprint"]
         self.camera_ids = list(about["camera_ids"])
         self.recorded = int(about["recorded"][0]), int(about["recorded"][1])
         self.splits = {name: Split(*split) for name, split in about["splits"].items()}
@@ -58,9 +59,8 @@ class Recording(Capture):
         )
 
     def fingerprint(self) -> dict[str, object]:
-        """The file, by its size and time: a recording has no prepared frames."""
-        about = self.path.stat()
-        return {"recording": str(self.path.resolve()), "bytes": about.st_size, "modified": about.st_mtime_ns}
+        """The capture's own, so that its prepared frames are found where the frame cache still has them."""
+        return self._fingerprint
 
     def _about(self, value: np.ndarray) -> dict:
         at = {"file": self.path, "place": "about", "fix": _MEND}
@@ -82,8 +82,8 @@ def write_recording(path: Path, capture: Capture) -> Path:
     w2c [C, 4, 4] and size [C, 2] (width, height) of the cameras, undistorted and scaled as the run saw them.
     """
     splits = {name: [split.cameras, split.frames] for name, split in capture.splits.items()}
-    about = {key: getattr(capture, key) for key in KEYS[1:] if key != "splits"}
-    about = {"format": FORMAT, **about, "splits": splits}
+    about = {key: getattr(capture, key) for key in KEYS[1:-1] if key != "splits"}
+    about = {"format": FORMAT, **about, "splits": splits, "fingerprint": capture.fingerprint()}
     poses = {name: getattr(capture.poses, name).cpu().numpy() for name in ARRAYS[2:7]}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.stem}-{os.getpid()}.partial")

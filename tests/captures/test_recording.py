@@ -31,7 +31,7 @@ class Plain(Capture):
         raise NotImplementedError
 
     def fingerprint(self):
-        return {}
+        return {"files": [1, 2]}
 
 
 def test_everything_but_the_images_comes_back(tmp_path):
@@ -44,6 +44,7 @@ def test_everything_but_the_images_comes_back(tmp_path):
     for found, camera in zip(kept.cameras, capture.cameras):
         assert torch.equal(found.K, camera.K) and (found.width, found.height) == (camera.width, camera.height)
     assert [p.name for p in tmp_path.iterdir()] == ["recording.npz"]
+    assert kept.fingerprint() == {"files": [1, 2]}, "the frame cache of the capture is found by it"
     with pytest.raises(CaptureError, match=r"camera front, frame 4: expected an image.*open the capture itself"):
         kept.read(0, 1)
 

@@ -24,7 +24,7 @@ def recording(tmp_path, body, like_of):
 
     plain = SimpleNamespace(
         name="plain", fps=15.0, body_kind="smplx", gender=None, box_margin=0.05, recorded=(0, 2), frame_ids=[0, 1, 2],
-        camera_ids=list(places), poses=pose, splits={"train": Split(list("abcd"), [0, 1])},
+        camera_ids=list(places), poses=pose, fingerprint=dict, splits={"train": Split(list("abcd"), [0, 1])},
         cameras=[Cameras(K, look_at(target + torch.tensor(p), target, up), 200, 192) for p in places.values()],
     )  # fmt: skip
     return Recording(write_recording(tmp_path / "recording.npz", plain))
