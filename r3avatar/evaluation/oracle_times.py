@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
 
 import torch
@@ -12,7 +12,9 @@ from tqdm import tqdm
 from r3avatar.avatar import Playback
 from r3avatar.retrieval.parts import PARTS, check_kind
 from r3avatar.retrieval.retrieved import RetrievalError, Retrieved
-from r3avatar.types import Batch
+from r3avatar.types import Batch, BodyPose, Cameras, RenderOutput
+
+_IMAGES = 64  # rendered at a time, frames x views
 
 
 class OracleTimes:
@@ -30,7 +32,7 @@ class OracleTimes:
         Args:
             kind: 'smpl' or 'smplx'.
             every: try each n-th recorded frame for the whole body.
-            per_part: times tried for a part; 0 = one time for the whole body.
+            per_part: times tried for a part; 0 or 1 = one time for the whole body.
             rounds: greedy rounds over the parts.
         """
         check_kind(kind)
@@ -80,33 +82,48 @@ class OracleTimes:
 
     def _best(self, playback: Playback, views: list[Batch]) -> tuple[Tensor, float]:
         """The times [5] of one frame, and the root mean squared error they leave."""
-        whole = [_error(playback, views, time.expand(len(PARTS))) for time in self.times]
-        order = sorted(range(len(whole)), key=whole.__getitem__)  # stable: the earlier time at equal errors
-        best, error = self.times[order[0]].repeat(len(PARTS)), whole[order[0]]
-        for _ in range(self.rounds):
+        whole = _errors(lambda pose, times, cameras: playback.recorded(pose, times[:, 0], cameras), views,
+                        self.times[:, None].expand(-1, len(PARTS)))  # fmt: skip
+
+        def blended(pose: BodyPose, times: Tensor, cameras: Cameras) -> RenderOutput:
+            return playback.retrieved(pose, _as_retrieved(times, torch.zeros(len(times))), cameras)
+
+        order = whole.argsort(stable=True)  # the earlier time at equal errors
+        best, error = self.times[order[0]].repeat(len(PARTS)), float(whole[order[0]])
+        for _ in range(self.rounds if self.per_part > 1 else 0):
             before = error
             for part in range(len(PARTS)):
-                for i in order[: self.per_part]:
-                    tried = best.clone()
-                    tried[part] = self.times[i]
-                    if tried[part] == best[part]:
-                        continue
-                    found = _error(playback, views, tried)
-                    if found < error:
-                        best, error = tried, found
+                tried = best.repeat(min(self.per_part, len(order)), 1)
+                tried[:, part] = self.times[order[: self.per_part]]
+                found = _errors(blended, views, tried)
+                if float(found.min()) < error:
+                    best, error = tried[found.argmin()], float(found.min())
             if error == before:
                 break
         return best, error
 
 
-def _error(playback: Playback, views: list[Batch], times: Tensor) -> float:
-    """The root mean squared error of a frame's images with the parts at `times` [5]."""
-    squares = pixels = 0.0
+def _errors(render: Callable[[BodyPose, Tensor, Cameras], RenderOutput], views: list[Batch], times: Tensor) -> Tensor:
+    """The root mean squared errors [B] of one frame's images with the parts at times [B, 5], several at a time.
+
+    Every call of `render` has as many candidates as the others, the last ones repeated: one kind of call, which CUDA
+    plays back as one graph.
+    """
+    squares, pixels = torch.zeros(len(times), dtype=torch.float64), 0
     for batch in views:
-        rgb = playback.retrieved(batch.pose, _as_retrieved(times[None], torch.zeros(1)), batch.cameras).rgb.clamp(0, 1)
-        squares += float((rgb - batch.rgb.float() / 255).square().sum())
-        pixels += rgb.numel()
-    return (squares / pixels) ** 0.5
+        V, H, W = batch.rgb.shape[1:4]
+        truth = batch.rgb.float() / 255
+        size = min(len(times), max(1, _IMAGES // V))
+        pose = batch.pose[[0] * size]
+        cameras = Cameras(batch.cameras.K.expand(size, -1, -1, -1), batch.cameras.w2c.expand(size, -1, -1, -1), W, H)
+        found = []
+        for some in times.split(size):
+            asked = torch.cat([some, some[-1:].expand(size - len(some), -1)])
+            rgb = render(pose, asked, cameras).rgb.clamp(0, 1)
+            found.append((rgb - truth).square().mean((2, 3, 4)).double().sum(1)[: len(some)])
+        squares += torch.cat(found).cpu() * (H * W)
+        pixels += V * H * W
+    return (squares / pixels).sqrt()
 
 
 def _as_retrieved(times: Tensor, errors: Tensor) -> Retrieved:

@@ -14,18 +14,30 @@ from matplotlib import pyplot as plt
 from r3avatar.retrieval.parts import PARTS
 
 
-def retrieval_timeline(path: Path, query: list[int], times: np.ndarray, jumps: np.ndarray, first: int) -> Path:
+def retrieval_timeline(
+    path: Path,
+    query: list[int],
+    times: np.ndarray,
+    jumps: np.ndarray,
+    first: int,
+    truth: np.ndarray | None = None,
+    title: str = "retrieved times",
+) -> Path:
     """The retrieved time of every part over the query.
 
-    query: Q frame ids; times [Q, 5] frames since the first recorded one; jumps [Q, 5] bool; first: first recorded id.
+    query: Q frame ids; times [Q, 5] frames since the first recorded one; jumps [Q, 5] bool; first: first recorded id;
+    truth: [Q, 5] the recorded frame ids that the poses were taken from, where that is known (NaN: not).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for p, name in enumerate(PARTS):
         (line,) = axes.plot(query, times[:, p] + first, ".-", label=name.replace("_", " "), lw=1)
+        if truth is not None:
+            axes.plot(query, truth[:, p], "--", color=line.get_color(), lw=2.5, alpha=0.4)
         at = np.flatnonzero(jumps[:, p])
         axes.plot(np.asarray(query)[at], times[at, p] + first, "o", mfc="none", color=line.get_color())
-    axes.set(xlabel="query frame", ylabel="retrieved frame", title="retrieved times (circles: jumps)")
+    dashes = "" if truth is None else ", dashes: where the pose is from"
+    axes.set(xlabel="query frame", ylabel="retrieved frame", title=f"{title} (circles: jumps{dashes})")
     axes.legend(fontsize=8, ncols=2)
     figure.savefig(path, dpi=110)
     plt.close(figure)

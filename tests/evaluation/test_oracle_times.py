@@ -5,7 +5,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from r3avatar.evaluation import oracle_times
 from r3avatar.evaluation.oracle_times import OracleTimes
+from r3avatar.types import Cameras
 
 TIMES = torch.arange(10, 16)
 
@@ -13,13 +15,20 @@ TIMES = torch.arange(10, 16)
 class FakePlayback:
     """Five grey stripes, one a part, as bright as the part's time says; the views differ in size."""
 
-    calls = 0
+    def __init__(self):
+        self.rendered = []  # frames of every call
 
     def retrieved(self, pose, retrieved, cameras):
-        self.calls += 1
         assert not retrieved.jump.any()
-        rgb = ((retrieved.times - 10) / 10)[:, None, None, :, None].expand(1, 2, cameras, 5, 3)
-        return SimpleNamespace(rgb=rgb)
+        return self._draw(pose, retrieved.times, cameras)
+
+    def recorded(self, pose, times, cameras):
+        return self._draw(pose, times[:, None].expand(-1, 5), cameras)
+
+    def _draw(self, pose, times, cameras):
+        assert pose.shape == (len(times), 1) and cameras.K.shape[:2] == (len(times), 2)
+        self.rendered.append(len(times))
+        return SimpleNamespace(rgb=((times - 10) / 10)[:, None, None, :, None].expand(-1, 2, cameras.height, 5, 3))
 
 
 class FakeBatch(SimpleNamespace):
@@ -33,20 +42,21 @@ def batches(wanted):
         for height in (3, 4):
             rgb = ((torch.tensor(times) - 10.0) * 25.5).round().to(torch.uint8)[None, None, None, :, None]
             rgb = rgb.expand(1, 2, height, 5, 3)
-            yield FakeBatch(frame=torch.tensor([60 + 2 * q]), pose=None, cameras=height, rgb=rgb)
+            cameras = Cameras(torch.zeros(1, 2, 3, 3), torch.zeros(1, 2, 4, 4), 5, height)
+            yield FakeBatch(frame=torch.tensor([60 + 2 * q]), pose=torch.zeros(1, 1), cameras=cameras, rgb=rgb)
 
 
 def search(wanted, bank=None, **options):
     oracle = OracleTimes("smpl", **options).fit(torch.zeros(6, 24, 3), TIMES, bank)
     playback = FakePlayback()
     found, rows = oracle.search(playback, batches(wanted), torch.device("cpu"))
-    return found, rows, playback.calls
+    return found, rows, playback.rendered
 
 
 def test_one_time_for_the_whole_body():
-    found, rows, calls = search([[12] * 5, [15] * 5], per_part=0)
+    found, rows, rendered = search([[12] * 5, [15] * 5], per_part=0)
     assert found.times.tolist() == [[12] * 5, [15] * 5] and rows == {60: 0, 62: 1}
-    assert calls == 2 * 2 * 6 and found.distances.max() < 0.01
+    assert rendered == [6] * 4 and found.distances.max() < 0.01  # frames x sizes, all candidates at once
 
 
 def test_parts_are_refined():
@@ -56,6 +66,15 @@ def test_parts_are_refined():
     coarse, _, _ = search(wanted, per_part=2)
     whole, _, _ = search(wanted, per_part=0)
     assert (found.distances <= coarse.distances).all() and (coarse.distances <= whole.distances).all()
+
+
+def test_however_many_are_rendered_at_once(monkeypatch):
+    wanted = [[12, 12, 13, 11, 12], [10, 15, 12, 13, 14]]
+    expected, _, _ = search(wanted, per_part=4)
+    monkeypatch.setattr(oracle_times, "_IMAGES", 8)
+    found, _, rendered = search(wanted, per_part=4)
+    assert torch.equal(found.times, expected.times) and set(rendered) == {4}, "the last call is filled up"
+    torch.testing.assert_close(found.distances, expected.distances)
 
 
 def test_only_frames_with_images_are_tried():

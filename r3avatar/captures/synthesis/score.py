@@ -22,6 +22,15 @@ PARTS = (
 )
 
 
+def part_starts(recorded: int, later: int, seed: int) -> tuple[int, ...]:
+    """The recorded frame that each part of PARTS repeats from when the recording ends; all differ."""
+    order = np.argsort(am.draws(seed, 4, len(PARTS)), kind="stable")
+    room, last = recorded - later, len(PARTS) - 1  # from frame `room` on there is just enough left to repeat
+    if later and room < last:
+        raise ValueError(f"{later} later frames need at least {later + last} recorded ones, not {recorded}")
+    return tuple(int(k) * room // last for k in order)
+
+
 class Score:
     """The motion of a whole capture; call it with (fractional) frame numbers.
 
@@ -31,11 +40,7 @@ class Score:
 
     def __init__(self, dance: Dance, recorded: int, later: int, transition: int, fps: float, seed: int):
         self.dance, self.recorded, self.transition, self.fps = dance, recorded, transition, fps
-        order = np.argsort(am.draws(seed, 4, len(PARTS)), kind="stable")
-        room, last = recorded - later, len(PARTS) - 1  # from frame `room` on there is just enough left to repeat
-        if later and room < last:
-            raise ValueError(f"{later} later frames need at least {later + last} recorded ones, not {recorded}")
-        self.starts = tuple(int(k) * room // last for k in order)
+        self.starts = part_starts(recorded, later, seed)
 
     def __call__(self, frame: Array) -> Motion:
         """The motion at `frame` [T]; frames before 0 lead up to the recording."""
