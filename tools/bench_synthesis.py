@@ -1,6 +1,6 @@
 """Time of making a synthetic capture, by stage, and of drawing one image, by step.
 
-    python tools/bench_synthesis.py [--size demo|tiny|large] [--frames N] [--workers N] [--cold]
+    python tools/bench_synthesis.py [--size demo|tiny|large|study] [--frames N] [--workers N] [--cold]
 
 --frames shortens the capture (recorded frames; no later ones). --cold empties the cache of compiled functions first, so
 that compilation is in the figures, as on a clean machine. Two workers are the documented case.
@@ -24,9 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 def options_of(size: str) -> dict:
     """The keyword arguments of a file of configs/synthesis."""
     options = {}
-    for name in ("demo", size):
+    for name in ("demo", *(["large"] if size == "study" else []), size):
         options |= yaml.safe_load((ROOT / "configs" / "synthesis" / f"{name}.yaml").read_text())
-    return {k: v for k, v in options.items() if k not in ("_target_", "defaults", "workers")}
+    return {k: v for k, v in options.items() if k not in ("_target_", "defaults", "workers", "faults")}
 
 
 def timed(call, repeats: int = 1):
@@ -42,7 +42,7 @@ def timed(call, repeats: int = 1):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--size", choices=("demo", "tiny", "large"), default="demo")
+    parser.add_argument("--size", choices=("demo", "tiny", "large", "study"), default="demo")
     parser.add_argument("--frames", type=int)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--cold", action="store_true")
@@ -53,8 +53,8 @@ def main() -> None:
     from r3avatar.captures.synthesis import synthesize
     from r3avatar.captures.synthesis.raster import SAMPLES, project, rasterize, window
     from r3avatar.captures.synthesis.rig import ring
-    from r3avatar.captures.synthesis.studio import Studio, encoded
-    from r3avatar.captures.synthesis.synthesize import QUALITY, rehearse
+    from r3avatar.captures.synthesis.studio import encoded
+    from r3avatar.captures.synthesis.synthesize import rehearse, studio_of
 
     options = options_of(arguments.size)
     if arguments.frames:
@@ -69,7 +69,7 @@ def main() -> None:
         performance.vertices, [0, 1, 2], [3], width=options["width"], height=options["height"],
         distortion=options["distortion"], seed=0,
     )[0]  # fmt: skip
-    studio = Studio(performance.surface, person.marks, trousers=False, repeats=14, seed=0)
+    studio = studio_of(person, performance, full)
     vertices, surface = performance.vertices[0], performance.surface
     light, *times = timed(lambda: studio.light(vertices), 5)
     rows.append(("  light of one frame", *times))
@@ -85,7 +85,7 @@ def main() -> None:
         lambda: rasterize(projected, surface.triangles, surface.two_sided, x0, y0, SAMPLES, index, nearness), 5
     )
     rows.append(("    of it the z-buffer", *times))
-    _, *times = timed(lambda: encoded(view, QUALITY), 5)
+    _, *times = timed(lambda: encoded(view, options["quality"]), 5)
     rows.append(("  encoding one image", *times))
 
     images = len(performance.vertices) * sum(

@@ -143,7 +143,9 @@ def test_an_unknown_capture_is_never_overwritten(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (dict(garment="kilt"), "garment is 'kilt'; expected one of skirt, cape, none"),
+        (dict(garment="kilt"), "garment is 'kilt'; expected one of skirt, cape, trousers, none"),
+        (dict(quality=0), "quality is 0"),
+        (dict(length=1.5), "length is 1.5"),
         (dict(cameras=[0, 1, 1]), "cameras are"),
         (dict(distortion=[0.1]), "distortion has 1 numbers"),
         (dict(recorded_frames=6, later_frames=4), "need at least 8 recorded"),
@@ -157,7 +159,7 @@ def test_wrong_options(tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("garment", ["cape", "none"])
+@pytest.mark.parametrize("garment", ["cape", "trousers", "none"])
 def test_other_garments(tmp_path, garment):
     folder = synthesize(
         tmp_path, garment, seed=5, recorded_frames=2, later_frames=0, cameras=[2, 50], held_out_cameras=[], width=96,

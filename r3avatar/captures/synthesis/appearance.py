@@ -1,12 +1,13 @@
-"""What the person looks like: colours by seed, and the painting of fragments.
+"""What the person looks like: colours and cloth by seed, and the painting of fragments.
 
-Patterns are functions of the position on the cloth or on the body at rest. Stripes and bands are at least 4 cm
-wide, which is 5 pixels in a 1024-pixel image decoded at 1/4.
+Patterns are functions of the position on the cloth or on the body at rest. Seed 0's stripes and bands are at least 4 cm
+wide, which is 5 pixels in a 1024-pixel image decoded at 1/4; other seeds' cloth may be a third finer.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -70,6 +71,45 @@ _SHOES = [
     ((60, 30, 30), (150, 34, 38), (238, 232, 220)),
     ((238, 236, 232), (40, 42, 48), (226, 222, 212)),
 ]  # sock, upper, sole
+_CLOTHS = [  # plaid, band, line, hem
+    ((150, 28, 42), (24, 58, 44), (240, 222, 150), (232, 226, 212)),
+    ((214, 196, 162), (60, 44, 38), (178, 36, 40), (34, 30, 32)),
+    ((44, 74, 140), (220, 222, 226), (208, 64, 52), (26, 36, 72)),
+    ((86, 120, 62), (34, 46, 30), (246, 224, 110), (226, 222, 196)),
+    ((206, 108, 128), (96, 40, 74), (250, 236, 226), (248, 226, 214)),
+    ((90, 92, 98), (36, 38, 44), (232, 160, 60), (206, 204, 200)),
+    ((230, 168, 60), (122, 56, 34), (252, 244, 222), (84, 40, 40)),
+    ((58, 132, 142), (22, 52, 78), (236, 118, 78), (238, 232, 214)),
+]
+
+PLAID_WEAVE, STRIPE_WEAVE, CHECK_WEAVE = range(3)
+SHORTS, TROUSERS, YOKE = range(3)  # what is close around the legs; a yoke has the pattern of the wide legs below it
+
+
+@dataclass
+class Weave:
+    """A garment's pattern: one of the weaves, its period down the cloth in metres, periods around, and how long it is.
+
+    length: relative to the usual cut.
+    """
+
+    kind: int
+    period: float
+    repeats: int
+    length: float
+
+
+def weave(seed: int, garment: str) -> Weave:
+    """The pattern and length of a seed's garment; seed 0 has a plaid of the usual period and length."""
+    usual = {"skirt": 14, "cape": 7, "trousers": 7}.get(garment, 5)
+    if seed == 0:
+        return Weave(PLAID_WEAVE, 0.13, usual, 1.0)
+    kind, period, length = draws(seed, 9, 3)
+    scale = 0.70 + 0.50 * period
+    kinds = (PLAID_WEAVE, PLAID_WEAVE, STRIPE_WEAVE if garment == "cape" else CHECK_WEAVE)
+    # Trouser legs end at the ankles and a cape above the floor whatever the seed.
+    shortest, longest = {"skirt": (0.80, 1.20), "cape": (0.80, 1.05), "trousers": (0.88, 1.0)}.get(garment, (1.0, 1.0))
+    return Weave(kinds[int(3 * kind)], 0.13 * scale, int(usual / scale + 0.5), shortest + (longest - shortest) * length)
 
 
 def palette(seed: int) -> Array:
@@ -77,6 +117,8 @@ def palette(seed: int) -> Array:
     tables = (_SKINS, _HAIRS, _IRISES, _OUTFITS, _SHOES)
     skin, hair, iris, outfit, shoes = (t[int(k * len(t))] for t, k in zip(tables, draws(seed, 2, len(tables))))
     stripe, shirt, badge, legs, plaid, band, line, hem = outfit
+    if seed != 0:  # other seeds combine their outfit with any cloth
+        plaid, band, line, hem = _CLOTHS[int(draws(seed, 10, 1)[0] * len(_CLOTHS))]
     sock, upper, sole = shoes
     lip = (0.72 * skin[0] + 20, 0.50 * skin[1], 0.52 * skin[2])
     lining = tuple(0.55 * c for c in plaid)
@@ -84,10 +126,10 @@ def palette(seed: int) -> Array:
     return np.array(rows, np.float64) / 255.0
 
 
-def mark_array(marks: Marks, trousers: bool, repeats: float) -> Array:
-    """The marks as the numbers that `paint` takes; repeats: of the plaid along the garment's width."""
+def mark_array(marks: Marks, legs: int, cloth: Weave) -> Array:
+    """The marks as the numbers that `paint` takes; legs: SHORTS, TROUSERS or YOKE."""
     values = [marks.waist, marks.crotch, marks.knee, marks.ankle, marks.sole, marks.shoulder, marks.elbow, marks.neck]
-    return np.array([*values, *marks.head, *marks.eye, 1.0 if trousers else 0.0, repeats])
+    return np.array([*values, *marks.head, *marks.eye, float(legs), float(cloth.repeats), cloth.period, cloth.kind])
 
 
 def background(width: int, height: int) -> Array:
@@ -225,7 +267,19 @@ def _plaid(back_side, u, v, hem, colours, m):
         return _scaled(colours, LINING, 1.0)
     if hem < 0.045:
         return _scaled(colours, HEM, 1.0)
-    across, down = _fraction(u * m[13]), _fraction(v / 0.13)
+    return _woven(u * m[13], v / m[14], colours, m[15])
+
+
+@numba.njit(cache=True, nogil=True)
+def _woven(periods_across, periods_down, colours, weave_kind):
+    across, down = _fraction(periods_across), _fraction(periods_down)
+    if weave_kind == STRIPE_WEAVE:
+        if across < 0.08 or 0.42 < across < 0.5:
+            return _mixed(colours, PLAID, LINE, 0.8)
+        return _mixed(colours, PLAID, BAND, 0.92 if across < 0.5 else 0.0)
+    if weave_kind == CHECK_WEAVE:
+        across, down = _fraction(2.0 * across), _fraction(2.0 * down)
+        return _mixed(colours, HEM, PLAID, 0.5 * (across < 0.5) + 0.5 * (down < 0.5))
     share = 0.5 * (across < 0.5) + 0.5 * (down < 0.5)
     if abs(across - 0.75) < 0.055 or abs(down - 0.75) < 0.07:
         return _mixed(colours, PLAID, LINE, 0.8)
@@ -237,6 +291,10 @@ def _outfit(x, y, z, colours, m):
     waist, crotch, knee, ankle, shoulder, elbow, neck = m[0], m[1], m[2], m[3], m[5], m[6], m[7]
     side = abs(x)
     if y < waist - 0.025 and side < elbow:
+        if m[12] == YOKE and waist - 0.055 > y > crotch - 0.13:
+            front = x / (side + 1.4 * abs(z))  # quarters of a turn around the hips: -1 to 1 in front, on to 2 behind
+            turn = front if z > 0.0 else (2.0 if x > 0.0 else -2.0) - front
+            return _woven(0.25 * turn * math.floor(0.96 / m[14] + 0.5), (waist - y) / m[14], colours, m[15])
         if m[12] > 0.5:
             return _scaled(colours, LEGS if y > ankle + 0.02 else SOCK, 1.0)
         if y > crotch - 0.13:

@@ -39,7 +39,10 @@ class Fabric:
 
 @dataclass
 class Grid:
-    """A garment's shape: rows from the sewn edge down, columns around; closed joins the last column to the first."""
+    """A garment's shape: rows from the sewn edge down, columns around; closed joins the last column to the first.
+
+    tubes: the columns fall into so many equal groups, each a cloth of its own (the legs of trousers).
+    """
 
     rows: int
     columns: int
@@ -47,21 +50,24 @@ class Grid:
     flat: Array  # [rows * columns, 3] an unstretched shape, metres
     start: Array  # [rows * columns, 3] where the simulation begins, metres, the body at rest
     pinned: int  # the first rows, which are sewn to the body
-    area: float  # m^2
+    area: float  # m^2, of all tubes
+    tubes: int = 1
 
-    def index(self, row: int, column: int) -> int:
-        """Particle in a row and column; columns wrap where the grid is closed, -1 outside."""
+    def beside(self, row: int, column: int, down: int, along: int) -> int:
+        """The particle (down, along) of the one in a row and column; wraps where the grid is closed, -1 outside."""
+        width = self.columns // self.tubes
+        first, place = column - column % width, column % width + along
         if self.closed:
-            column %= self.columns
-        inside = 0 <= row < self.rows and 0 <= column < self.columns
-        return row * self.columns + column if inside else -1
+            place %= width
+        inside = 0 <= row + down < self.rows and 0 <= place < width
+        return (row + down) * self.columns + first + place if inside else -1
 
     def triangles(self) -> NDArray[np.int32]:
         """[T, 3], counter-clockwise seen from the side that faces away from the body."""
         faces = []
         for i in range(self.rows - 1):
             for j in range(self.columns if self.closed else self.columns - 1):
-                a, b, c, d = (self.index(i + k, j + m) for k, m in ((0, 0), (0, 1), (1, 0), (1, 1)))
+                a, b, c, d = (self.beside(i, j, k, m) for k, m in ((0, 0), (0, 1), (1, 0), (1, 1)))
                 faces += [(a, c, b), (b, c, d)] if (i + j) % 2 == 0 else [(a, c, d), (a, d, b)]
         return np.array(faces, np.int32)
 
@@ -71,7 +77,7 @@ class Grid:
         for i in range(self.rows):
             for j in range(self.columns):
                 for down, along in steps:
-                    other = self.index(i + down, j + along)
+                    other = self.beside(i, j, down, along)
                     if other >= 0:
                         found.append((i * self.columns + j, other))
         return np.array(found, np.int32)

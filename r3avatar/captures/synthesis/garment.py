@@ -1,4 +1,4 @@
-"""The loose garments: a skirt around the waist, or a cape from the shoulders."""
+"""The loose garments: a skirt around the waist, a cape from the shoulders, or wide trouser legs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from r3avatar.captures.synthesis.skin import Skin
 Array = NDArray[np.float64]
 
 _STAND_OFF = 0.006  # metres between the body and a sewn edge
+_EASE = 0.02  # metres by which trouser legs are wider than the thighs, below their edge
+_CROTCH_GAP = 0.012  # metres from the middle to either trouser leg as they begin
 
 
 def skirt(person: Person, *, length: float, fullness: float, rows: int, columns: int, seed: int) -> Grid:
@@ -43,7 +45,7 @@ def cape(person: Person, *, length: float, fullness: float, rows: int, columns: 
     """A cape sewn over the shoulders and hanging down the back, widening by `fullness` metres per metre of length."""
     marks = person.marks
     across = np.linspace(1.0, -1.0, columns)  # from the left shoulder: rightwards seen from behind
-    half = 0.82 * marks.shoulder
+    half = 0.92 * marks.shoulder
     body = person.skin.rest[: len(person.body.rest)]
     top = body[(body[:, 1] > marks.waist) & (body[:, 1] < marks.neck + 0.03)]
     edge = np.zeros((columns, 3))
@@ -69,6 +71,36 @@ def cape(person: Person, *, length: float, fullness: float, rows: int, columns: 
     )
 
 
+def trouser_legs(person: Person, *, length: float, fullness: float, rows: int, columns: int, seed: int) -> Grid:
+    """Two wide tubes, `columns` around each, sewn around the thighs on a slant: higher outside than between the legs.
+
+    They hang `length` metres below the hips; a hem is `fullness` metres per metre of length wider than its sewn edge.
+    """
+    hip = float(person.joints[1, 1])
+    share = np.linspace(0.0, 1.0, rows)[:, None, None]  # of the way from the sewn edge to the hem
+    angle = np.arange(columns) * (2.0 * am.PI / columns)
+    spoke = np.stack([am.sin(angle), np.zeros(columns), am.cos(angle)], -1)
+    flats, starts, area = [], [], 0.0
+    for number, sign in enumerate((1.0, -1.0)):
+        edge = _thigh(person, sign, hip, columns)
+        around = np.roll(edge, -1, 0) - edge
+        girth = _total(np.sqrt(am.dot(around, around)))
+        flare = fullness / (2.0 * am.PI)
+        drop = edge[:, 1] - (hip - length)  # metres to the hem, column by column
+        down = share * (flare * spoke - np.array([0.0, 1.0, 0.0])) * drop[:, None]
+        down = down + _EASE * am.smooth(8.0 * share) * spoke
+        start = edge + down
+        # The tubes begin side by side, not through each other; what is squeezed there unfolds as the cloth settles.
+        start[..., 0] = sign * np.maximum(sign * start[..., 0], _CROTCH_GAP)
+        starts.append(start)
+        flats.append(edge + down + np.array([10.0 * number, 0.0, 0.0]))  # metres apart: never neighbours
+        mean = _total(drop) / columns
+        area += mean * (girth + 0.5 * fullness * mean)
+    start, flat = np.concatenate(starts, 1), np.concatenate(flats, 1)
+    start = start + 0.004 * (am.draws(seed, 3, *start.shape) - 0.5) * (share > 0.0)
+    return Grid(rows, 2 * columns, True, flat.reshape(-1, 3), start.reshape(-1, 3), 1, area, tubes=2)
+
+
 def sewn(grid: Grid, person: Person) -> Skin:
     """The sewn particles as skin: each moves with the mean of the nearest eight body points' weights."""
     points = grid.start[: grid.pinned * grid.columns]
@@ -82,13 +114,24 @@ def sewn(grid: Grid, person: Person) -> Skin:
     return Skin.of_weights(points, weights)
 
 
+def worn(grid: Grid, person: Person) -> Skin:
+    """All particles as skin, to put the garment around a posed body: trouser legs bend as legs, others are rigid."""
+    count = len(grid.start)
+    if grid.tubes == 1:
+        return Skin(grid.start, np.zeros((count, 1), np.int32), np.ones((count, 1)))
+    right = np.arange(count) % grid.columns // (grid.columns // 2)
+    shin = am.smooth((person.joints[4, 1] + 0.08 - grid.start[:, 1]) / 0.16)
+    return Skin(grid.start, np.stack([1 + right, 4 + right], -1).astype(np.int32), np.stack([1.0 - shin, shin], -1))
+
+
 def pattern(grid: Grid) -> Array:
     """Where each particle's colour is looked up: turns around, metres below the edge, metres above the hem, [N, 3]."""
     i, j = np.divmod(np.arange(grid.rows * grid.columns), grid.columns)
+    width = grid.columns // grid.tubes
     column = grid.flat.reshape(grid.rows, grid.columns, 3)[:, 0]
     step = column[1:] - column[:-1]
     down = np.concatenate([[0.0], np.cumsum(np.sqrt(am.dot(step, step)))])
-    return np.stack([j / grid.columns, down[i], down[-1] - down[i]], -1)
+    return np.stack([j % width / width, down[i], down[-1] - down[i]], -1)
 
 
 def _waist(person: Person) -> float:
@@ -102,14 +145,36 @@ def _outline(person: Person, height: float, columns: int) -> Array:
     body = person.skin.rest[: len(person.body.rest)]
     near = body[(np.abs(body[:, 1] - height) < 0.012) & (np.abs(body[:, 0]) < person.marks.shoulder)]
     centre = 0.5 * (near[:, 2].min() + near[:, 2].max())
+    return np.array([0.0, height, 0.0]) + _around(near, np.array([0.0, 0.0, centre]), columns)
+
+
+def _thigh(person: Person, sign: float, hip: float, columns: int) -> Array:
+    """The outline of one thigh (sign 1: the left) on a slant around its top, [columns, 3]; angles as in `_outline`."""
+    inner, slope = hip - 0.15, 0.75  # y between the legs, and the rise from there to the outside
+
+    def level(x: Array) -> Array:
+        return inner + slope * sign * x
+
+    body = person.skin.rest[: len(person.body.rest)]
+    side = sign * body[:, 0]
+    near = body[(np.abs(body[:, 1] - level(body[:, 0])) < 0.012) & (side > 0.0) & (side < 0.25)]
+    centre = np.array([0.5 * (near[:, 0].min() + near[:, 0].max()), 0.0, 0.5 * (near[:, 2].min() + near[:, 2].max())])
+    edge = _around(near, centre, columns)
+    edge[:, 0] = sign * np.maximum(sign * edge[:, 0], _CROTCH_GAP)
+    edge[:, 1] = level(edge[:, 0])
+    return edge
+
+
+def _around(near: Array, centre: Array, columns: int) -> Array:
+    """The outline of points seen from above, a little outside them: [columns, 3] with y that of the centre."""
     angle = np.arange(columns) * (2.0 * am.PI / columns)
     spoke = np.stack([am.sin(angle), np.zeros(columns), am.cos(angle)], -1)
-    flat = near - np.array([0.0, 0.0, centre])
+    flat = near - centre
     flat[:, 1] = 0.0
     reach = np.array([am.dot(flat, s)[_ahead(flat, s)].max() for s in spoke]) + _STAND_OFF
     for _ in range(3):
         reach = 0.25 * np.roll(reach, 1) + 0.5 * reach + 0.25 * np.roll(reach, -1)
-    return np.array([0.0, height, centre]) + spoke * reach[:, None]
+    return centre + spoke * reach[:, None]
 
 
 def _ahead(points: Array, direction: Array) -> NDArray[np.bool_]:

@@ -105,14 +105,7 @@ def _simulate(person, grid, fabric, collider, transforms, lead, per_frame, fps, 
         return Collider(points[touched], normals[touched]), pins.at(transform)
 
     cloth = Cloth(grid, fabric)
-    root = transforms[0, 0]  # the garment begins around the body as it stands at the first moment
-    cloth.position = np.stack(
-        [
-            root[r, 0] * grid.start[:, 0] + root[r, 1] * grid.start[:, 1] + root[r, 2] * grid.start[:, 2] + root[r, 3]
-            for r in range(3)
-        ],
-        -1,
-    )
+    cloth.position = garments.worn(grid, person).at(transforms[0])  # around the body as it stands at the first moment
     before, pins_before = moment(transforms[0])
     found = [cloth.position.copy()] if lead == 0 else []
     for number, transform in enumerate(transforms[1:], start=1):
@@ -148,7 +141,9 @@ def _shoes(person: Person) -> NDArray[np.int64]:
 def _refined(particles: Array, grid: Grid) -> Array:
     """The grid with a point between every two, on the curve through four neighbours (Catmull-Rom), flattened."""
     rows = _halved(particles.reshape(grid.rows, grid.columns, 3), closed=False)
-    return np.swapaxes(_halved(np.swapaxes(rows, 0, 1), closed=grid.closed), 0, 1).reshape(-1, 3)
+    tubes = np.split(np.swapaxes(rows, 0, 1), grid.tubes)
+    columns = np.concatenate([_halved(tube, closed=grid.closed) for tube in tubes])
+    return np.swapaxes(columns, 0, 1).reshape(-1, 3)
 
 
 def _halved(points: Array, closed: bool) -> Array:
@@ -166,5 +161,5 @@ def _refined_grid(grid: Grid) -> tuple[Grid, Array]:
     """The refined grid and its pattern coordinates."""
     flat = _refined(grid.flat, grid)
     rows, columns = 2 * grid.rows - 1, 2 * grid.columns if grid.closed else 2 * grid.columns - 1
-    fine = Grid(rows, columns, grid.closed, flat, flat, 0, grid.area)
+    fine = Grid(rows, columns, grid.closed, flat, flat, 0, grid.area, grid.tubes)
     return fine, garments.pattern(fine)

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from r3avatar.captures.synthesis.appearance import background, mark_array, paint, palette
+from r3avatar.captures.synthesis.appearance import Weave, background, mark_array, paint, palette
 from r3avatar.captures.synthesis.light import light_on
 from r3avatar.captures.synthesis.performance import Surface
 from r3avatar.captures.synthesis.person import Marks
@@ -33,9 +33,9 @@ class View:
 class Studio:
     """Draws a performance. Its methods may be called from several threads; they release the interpreter."""
 
-    def __init__(self, surface: Surface, marks: Marks, *, trousers: bool, repeats: int, seed: int):
-        self.surface = surface
-        self._colours, self._marks = palette(seed), mark_array(marks, trousers, float(repeats))
+    def __init__(self, surface: Surface, marks: Marks, *, legs: int, cloth: Weave, seed: int, supersampling: int = 1):
+        self.surface, self._finer = surface, supersampling
+        self._colours, self._marks = palette(seed), mark_array(marks, legs, cloth)
         self._threads = threading.local()
         self._walls: dict[tuple[int, int], tuple[Array, Image]] = {}
 
@@ -45,7 +45,9 @@ class Studio:
 
     def draw(self, vertices: Array, light: Array, camera: Camera) -> View:
         """The image that a camera takes of the vertices [V, 3], through its lens."""
-        surface = self.surface
+        surface, final = self.surface, (camera.width, camera.height)
+        if self._finer > 1:
+            camera = _magnified(camera, self._finer)
         wall, plain = self._wall(camera.width, camera.height)
         projected = np.empty_like(vertices)
         bounds = project(vertices, camera.w2c, camera.K, camera.D, projected)
@@ -57,6 +59,9 @@ class Studio:
             index, projected, x0, y0, surface.triangles, surface.kind, surface.pattern, light, self._colours,
             self._marks, wall, rgb, mask,
         )  # fmt: skip
+        if self._finer > 1:
+            rgb = cv2.resize(rgb, final, interpolation=cv2.INTER_AREA)
+            mask = np.where(cv2.resize(mask, final, interpolation=cv2.INTER_AREA) > 127, 255, 0).astype(np.uint8)
         digest = hashlib.sha256(rgb)
         digest.update(mask)
         return View(rgb, mask, digest.digest())
@@ -78,9 +83,19 @@ class Studio:
         return self._walls[width, height]
 
 
+def _magnified(camera: Camera, factor: int) -> Camera:
+    """The same camera with `factor` times as many pixels along each axis; pixel centres at whole numbers."""
+    K = camera.K * np.array([[factor], [factor], [1.0]])
+    K[:2, 2] += 0.5 * (factor - 1)
+    return Camera(K, camera.D, camera.w2c, camera.width * factor, camera.height * factor)
+
+
 def encoded(view: View, quality: int) -> tuple[bytes, bytes]:
-    """A view as JPEG of the given quality and its mask as PNG."""
-    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(view.rgb, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+    """A view as JPEG of the given quality, its colours at full resolution from 95 on, and its mask as PNG."""
+    settings = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    if quality >= 95:
+        settings += [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
+    _, jpeg = cv2.imencode(".jpg", cv2.cvtColor(view.rgb, cv2.COLOR_RGB2BGR), settings)
     _, png = cv2.imencode(".png", view.mask)
     return jpeg.tobytes(), png.tobytes()
 

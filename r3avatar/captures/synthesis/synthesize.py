@@ -8,6 +8,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -17,18 +18,23 @@ from tqdm import tqdm
 from r3avatar.body import demo_surface, load_body
 from r3avatar.captures.smc import SmcWriter, smc_paths
 from r3avatar.captures.synthesis import garment as garments
+from r3avatar.captures.synthesis.appearance import SHORTS, TROUSERS, YOKE, weave
 from r3avatar.captures.synthesis.arithmetic import draws
 from r3avatar.captures.synthesis.cloth import Fabric
 from r3avatar.captures.synthesis.dance import Dance
+from r3avatar.captures.synthesis.faults import FITTED_JOINTS, Faults, FaultyCamera, misfitted
 from r3avatar.captures.synthesis.performance import Performance, perform
 from r3avatar.captures.synthesis.person import Person, dress
 from r3avatar.captures.synthesis.rig import Camera, ring
 from r3avatar.captures.synthesis.score import Score
 from r3avatar.captures.synthesis.studio import Studio, contact_sheet, encoded
 
-VERSION = 1  # of what is drawn: rises when the same options give other pixels
-GARMENTS = ("skirt", "cape", "none")
-QUALITY = 92  # of the JPEG images
+VERSION = 2  # of what is drawn: rises when the same options give other pixels
+GARMENTS = ("skirt", "cape", "trousers", "none")
+_LEGS = {"skirt": SHORTS, "cape": TROUSERS, "trousers": YOKE, "none": TROUSERS}
+# What captures that were made before these options existed have.
+_LATER_OPTIONS = {"length": 1.0, "supersampling": 1, "quality": 92, "faults": asdict(Faults())}
+_TRUTH = "truth.npz"  # the true poses of a capture whose fits have errors
 _TILE = 256  # pixels; height of a picture on the contact sheet
 
 
@@ -46,12 +52,16 @@ def synthesize(
     height: int = 1024,
     distortion: Sequence[float] = (-0.12, 0.05, 5e-4, -4e-4, -0.01),
     garment: str = "skirt",
+    length: float = 1.0,
     fullness: float = 1.0,
     bending: float = 1.0,
     drag: float = 1.0,
     energy: float = 1.0,
     turning: float = 1.0,
     fps: float = 15.0,
+    supersampling: int = 1,
+    quality: int = 92,
+    faults: Faults | None = None,
     overwrite: bool = False,
     workers: int | None = None,
     preview: bool = True,
@@ -69,18 +79,24 @@ def synthesize(
         cameras, held_out_cameras: their number (numbered 0, 1, ..) or their ids. The first stand in a ring, the others
             between them.
         width, height: of every image, pixels. distortion: OpenCV's k1, k2, p1, p2, k3; each camera's vary by a tenth.
-        garment: 'skirt', 'cape' or 'none'. fullness, bending, drag: of its cloth, relative to the usual (1): cloth
-            in the hem beyond a straight fall; stiffness against bending; resistance of the air.
+        garment: 'skirt', 'cape', 'trousers' (wide ones) or 'none'. length, fullness, bending, drag: of its cloth,
+            relative to the usual (1): from edge to hem, times what the seed draws; cloth in the hem beyond a straight
+            fall; stiffness against bending; resistance of the air.
         energy, turning: how lively limbs move and the dancer turns, 1 as usual, 0 not at all.
         fps: frames a second.
+        supersampling: images are drawn this many times as wide and high and averaged; 1 is 2 x 2 samples a pixel.
+        quality: of the JPEG images, 1 to 100; from 95 on with colours at full resolution.
+        faults: of cameras, masks and fitted poses; None for none.
         workers: threads; None for one a processor. preview: also write preview.png, pictures of some frames.
     """
     train, held_out = _camera_ids(cameras, held_out_cameras)
+    faults = faults or Faults()
     options = dict(
-        version=VERSION, seed=int(seed), recorded_frames=recorded_frames, later_frames=later_frames,
+        version=_version(seed, garment), seed=int(seed), recorded_frames=recorded_frames, later_frames=later_frames,
         transition_frames=transition_frames, cameras=train, held_out_cameras=held_out, width=width, height=height,
         distortion=[float(x) for x in distortion], garment=garment, fullness=float(fullness), bending=float(bending),
-        drag=float(drag), energy=float(energy), turning=float(turning), fps=float(fps),
+        length=float(length), drag=float(drag), energy=float(energy), turning=float(turning), fps=float(fps),
+        supersampling=supersampling, quality=quality, faults=asdict(faults),
     )  # fmt: skip
     _check(options, subject)
     folder = smc_paths(root, subject)[0].parent
@@ -92,14 +108,18 @@ def synthesize(
     rig = ring(
         performance.vertices, train, held_out, width=width, height=height, distortion=options["distortion"], seed=seed
     )
-    (folder / "synthesis.json").unlink(missing_ok=True)  # it comes last: what has none is not complete
+    for name in ("synthesis.json", _TRUTH):  # the first comes last: what has none is not complete
+        (folder / name).unlink(missing_ok=True)
+    spoilt = sorted(rig) if faults.held_out else train
+    faulty = {camera: FaultyCamera(faults, seed, camera) for camera in spoilt if faults.of_images}
+    fullpose, transl = misfitted(faults, seed, fps, performance.fullpose, performance.transl)
     digest, tiles = hashlib.sha256(), {}
     with SmcWriter(
         root, subject, cameras=_calibration(rig), num_frames=len(performance.vertices), overwrite=overwrite
     ) as writer:
         betas = person_betas(seed, garment)
-        writer.body(betas[None], performance.expression, performance.fullpose, performance.transl)
-        for frame, views in _views(person, performance, rig, options, workers, preview):
+        writer.body(betas[None], performance.expression, fullpose, transl)
+        for frame, views in _views(person, performance, rig, faulty, options, workers, preview):
             for camera, jpeg, png, view_digest, tile in views:
                 writer.add(camera, frame, jpeg, png)
                 digest.update(view_digest)
@@ -111,9 +131,22 @@ def synthesize(
     for array in (performance.fullpose, performance.transl, performance.expression, performance.cloth):
         poses.update(np.ascontiguousarray(array))
     record = {"options": options, "pixels_sha256": digest.hexdigest(), "poses_sha256": poses.hexdigest()}
+    if faulty:
+        record["cameras"] = {
+            camera: {"exposure_stops": f.exposure_stops, "gains_rgb": f.gains} for camera, f in faulty.items()
+        }
+    if faults.of_fits:
+        true = {"fullpose": performance.fullpose, "transl": performance.transl}
+        np.savez(folder / _TRUTH, **{name: array.astype(np.float32) for name, array in true.items()})
+        record["fits"] = {"truth": _TRUTH, "joints_with_errors": list(range(FITTED_JOINTS))}
     (folder / "synthesis.json").write_text(json.dumps(record, indent=1) + "\n")
     print(f"synthetic capture written to {folder}")
     return folder
+
+
+def _version(seed: int, garment: str) -> int:
+    """Of what these draw; seed 0's skirt, the demo, is as it was in the first version."""
+    return 1 if seed == 0 and garment == "skirt" else VERSION
 
 
 def person_betas(seed: int, garment: str) -> np.ndarray:
@@ -147,10 +180,12 @@ def _check(options: dict, subject: str) -> None:
         raise ValueError(f"distortion has {len(options['distortion'])} numbers; expected 5: k1, k2, p1, p2, k3")
     if not subject or Path(subject).name != subject:
         raise ValueError(f"subject is '{subject}'; expected a plain folder name")
-    for name in ("recorded_frames", "width", "height", "transition_frames", "fps"):
+    if not 1 <= options["quality"] <= 100:
+        raise ValueError(f"quality is {options['quality']}; expected a JPEG quality from 1 to 100")
+    for name in ("recorded_frames", "width", "height", "transition_frames", "fps", "supersampling"):
         if not options[name] > 0:
             raise ValueError(f"{name} is {options[name]}; expected a positive number")
-    for name, most in {"fullness": 3.0, "bending": 10.0, "drag": 10.0}.items():
+    for name, most in {"length": 1.2, "fullness": 3.0, "bending": 10.0, "drag": 10.0}.items():
         if not 0.0 < options[name] <= most:
             raise ValueError(f"{name} is {options[name]}; expected a number above 0 and at most {most:g}")
 
@@ -161,7 +196,7 @@ def _exists(root: str | Path, subject: str, options: dict) -> bool:
     if not any(path.exists() for path in paths):
         return False
     record = paths[0].parent / "synthesis.json"
-    made = json.loads(record.read_text())["options"] if record.exists() else {}
+    made = {**_LATER_OPTIONS, **json.loads(record.read_text())["options"]} if record.exists() else {}
     if made == options and all(path.exists() for path in paths):
         return True
     differ = ", ".join(f"{k}={made.get(k)} there" for k in options if made.get(k) != options[k])
@@ -172,7 +207,7 @@ def _exists(root: str | Path, subject: str, options: dict) -> bool:
 def rehearse(options: dict) -> tuple[Person, Performance]:
     """The person, and the person dancing."""
     seed, garment, fps = options["seed"], options["garment"], options["fps"]
-    trousers = garment != "skirt"
+    trousers, length = _LEGS[garment] == TROUSERS, weave(seed, garment).length * options["length"]
     model = load_body("demo")
     person = dress(model, demo_surface(), person_betas(seed, garment), trousers)
     dance = Dance(
@@ -193,14 +228,19 @@ def rehearse(options: dict) -> tuple[Person, Performance]:
     marks, rest = person.marks, model.v_template.numpy()
     side, up = np.abs(rest[:, 0]), rest[:, 1]
     if garment == "skirt":
-        length = float(person.joints[3, 1] - person.joints[4, 1]) + 0.02
+        length *= float(person.joints[3, 1] - person.joints[4, 1]) + 0.02
         fullness = min(3.6 * (1.0 + 0.08 * vary[3]) * options["fullness"], 6.2)
         grid = garments.skirt(person, length=length, fullness=fullness, rows=36, columns=96, seed=seed)
         collider = (up < marks.waist + 0.06) & (up > marks.ankle) & (side < marks.elbow - 0.1)
     elif garment == "cape":
-        fullness = 0.6 * (1.0 + 0.1 * vary[3]) * options["fullness"]
-        grid = garments.cape(person, length=0.95, fullness=fullness, rows=48, columns=40, seed=seed)
+        fullness = 1.1 * (1.0 + 0.1 * vary[3]) * options["fullness"]
+        grid = garments.cape(person, length=0.95 * length, fullness=fullness, rows=48, columns=40, seed=seed)
         collider = (up < marks.neck + 0.02) & (up > marks.ankle) & (side < marks.elbow + 0.15)
+    elif garment == "trousers":
+        length *= float(person.joints[1, 1] - person.joints[7, 1]) - 0.02
+        fullness = 0.55 * (1.0 + 0.15 * vary[3]) * options["fullness"]
+        grid = garments.trouser_legs(person, length=length, fullness=fullness, rows=36, columns=48, seed=seed)
+        collider = (up < marks.waist) & (side < marks.elbow - 0.1)
     else:
         grid, collider = None, np.zeros(len(rest), bool)
     frames = recorded + later
@@ -209,21 +249,25 @@ def rehearse(options: dict) -> tuple[Person, Performance]:
     return person, performance
 
 
+def studio_of(person: Person, performance: Performance, options: dict) -> Studio:
+    """What draws the performance that `rehearse` gave for the same options."""
+    garment, seed = options["garment"], options["seed"]
+    return Studio(
+        performance.surface, person.marks, legs=_LEGS[garment], cloth=weave(seed, garment), seed=seed,
+        supersampling=options["supersampling"],
+    )  # fmt: skip
+
+
 def _calibration(rig: dict[int, Camera]) -> dict[int, dict]:
     return {i: dict(K=c.K, D=c.D, w2c=c.w2c, width=c.width, height=c.height) for i, c in rig.items()}
 
 
 def _views(
-    person: Person, performance: Performance, rig: dict[int, Camera], options: dict, workers: int, preview: bool
-) -> Iterator[tuple[int, list[tuple]]]:
+    person: Person, performance: Performance, rig: dict[int, Camera], faulty: dict[int, FaultyCamera], options: dict,
+    workers: int, preview: bool,
+) -> Iterator[tuple[int, list[tuple]]]:  # fmt: skip
     """Every frame's encoded views, in order; frames are drawn by `workers` threads, a few ahead."""
-    studio = Studio(
-        performance.surface,
-        person.marks,
-        trousers=options["garment"] != "skirt",
-        repeats=14 if options["garment"] == "skirt" else 5,
-        seed=options["seed"],
-    )
+    studio = studio_of(person, performance, options)
     frames = len(performance.vertices)
     shown = {int(k) for k in np.arange(8) * (frames - 1) // 7} if preview else set()
     ids = sorted(rig)
@@ -235,11 +279,13 @@ def _views(
         views = []
         for camera in ids:
             view = studio.draw(vertices, light, rig[camera])
+            if camera in faulty:
+                view = faulty[camera].spoil(view, frame)
             size = round(_TILE * view.rgb.shape[1] / view.rgb.shape[0]), _TILE
             tile = None
             if frame in shown and camera in faces:
                 tile = cv2.resize(view.rgb, size, interpolation=cv2.INTER_AREA)
-            views.append((camera, *encoded(view, QUALITY), view.digest, tile))
+            views.append((camera, *encoded(view, options["quality"]), view.digest, tile))
         return views
 
     with ThreadPoolExecutor(workers) as pool, tqdm(total=frames * len(rig), desc="images", unit="image") as bar:
