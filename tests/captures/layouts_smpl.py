@@ -21,7 +21,7 @@ def write_zju_mocap(folder: Path, plain: PlainCapture, suffix: str = ".jpg", cam
         for f in range(F):
             # What stands behind the person is not black in the files.
             image = np.where(plain.masks[c][f][..., None] == 1, plain.images[c][f], 77)
-            _write(folder / f"images/{c:02d}/{f:06d}{suffix}", image)
+            _write(folder / f"images/{c:02d}/{f:06d}{suffix}", image, plain.jpegs and plain.jpegs[c][f])
             _write(folder / f"mask/{c:02d}/{f:06d}.png", plain.masks[c][f] * 255)
     cams = {key: [] for key in "KDRT"}
     for camera in plain.cameras:
@@ -80,7 +80,7 @@ def fit(plain: PlainCapture, frame: int) -> dict[str, np.ndarray]:
     return {
         "poses": pose.theta.reshape(1, 72).double().numpy(),
         "shapes": pose.betas.double().numpy(),
-        "Rh": cv2.Rodrigues(pose.R[0].double().numpy())[0].T,
+        "Rh": plain.axis_angle(frame)[None],
         "Th": pose.Th.double().numpy(),
     }
 
@@ -102,8 +102,11 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
-def _write(path: Path, image: np.ndarray) -> None:
+def _write(path: Path, image: np.ndarray, jpeg: bytes | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    if jpeg is not None and path.suffix == ".jpg":
+        path.write_bytes(jpeg)
+        return
     image = image.astype(np.uint8)
     image = image[..., ::-1] if image.ndim == 3 else image
     path.write_bytes(cv2.imencode(path.suffix, image)[1].tobytes())

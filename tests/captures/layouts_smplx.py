@@ -1,4 +1,4 @@
-"""Writers of a `PlainCapture`: an SMPL-X body's in MVHumanNet's layout, any in the plain folder layout."""
+"""Writers of a `PlainCapture`: SMPL-X in MVHumanNet's and DNA-Rendering's layout, any body in the plain one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from r3avatar.captures import HandPca, Split, write_folder
+from r3avatar.captures import HandPca, SmcWriter, Split, write_folder
 
 from .plain_capture import PlainCapture
 
@@ -57,7 +57,8 @@ def write_mvhumannet(folder: Path, plain: PlainCapture, hands: HandPca) -> None:
             number = 5 * (frame + 1)
             backed = np.where(mask[..., None] > 0, image, 90).astype(np.uint8)
             jpeg = cv2.imencode(".jpg", cv2.cvtColor(backed, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, 100])[1]
-            (folder / "images_lr" / name / f"{number:04d}_img.jpg").write_bytes(jpeg.tobytes())
+            content = jpeg.tobytes() if plain.jpegs is None else plain.jpegs[NAMES.index(name)][frame]
+            (folder / "images_lr" / name / f"{number:04d}_img.jpg").write_bytes(content)
             png = cv2.imencode(".png", mask * 255)[1]
             (folder / "fmask_lr" / name / f"{number:04d}_img_fmask.png").write_bytes(png.tobytes())
     K = plain.cameras[0]["K"].copy()
@@ -75,10 +76,32 @@ def write_mvhumannet(folder: Path, plain: PlainCapture, hands: HandPca) -> None:
             "poses": [[*poses.theta[frame, :25].flatten().tolist(), *coefficients[frame].tolist()]],
             "shapes": poses.betas[frame : frame + 1].tolist(),
             "expression": poses.expression[frame : frame + 1].tolist(),
-            "Rh": cv2.Rodrigues(poses.R[frame].double().numpy())[0].T.tolist(),
+            "Rh": plain.axis_angle(frame)[None].tolist(),
             "Th": poses.Th[frame : frame + 1].tolist(),
         }
         (folder / "smplx" / "smpl" / f"{frame:06d}.json").write_text(json.dumps([fit]))
+
+
+def write_dna_rendering(
+    root: Path, subject: str, plain: PlainCapture, hand_mean: np.ndarray, pelvis: np.ndarray
+) -> None:
+    """Write the pair of `<root>/<subject>/`; the capture has its global rotation in Rh, here it is the root joint's.
+
+    hand_mean [30, 3]: what the stored hands are relative to. pelvis [F, 3]: joint 0 of the shaped body at rest, about
+    which the root turns, while Rh turns about the origin.
+    """
+    poses, frames = plain.poses, range(len(plain.poses))
+    fullpose = poses.theta.double().numpy().copy()
+    fullpose[:, 0] = [plain.axis_angle(frame) for frame in frames]
+    fullpose[:, 25:] -= hand_mean
+    R = np.stack([cv2.Rodrigues(rotation)[0] for rotation in fullpose[:, 0]])
+    transl = poses.Th.double().numpy() + np.einsum("fij,fj->fi", R, pelvis) - pelvis
+    with SmcWriter(root, subject, cameras=dict(enumerate(plain.cameras)), num_frames=len(poses)) as writer:
+        for c in range(len(plain.cameras)):
+            for frame in frames:
+                mask = cv2.imencode(".png", plain.masks[c][frame] * 255)[1].tobytes()
+                writer.add(c, frame, plain.jpegs[c][frame], mask)
+        writer.body(poses.betas.numpy(), poses.expression.numpy(), fullpose, transl)
 
 
 def write_plain_folder(root: Path, subject: str, plain: PlainCapture, names=("0", "1", "2"), **changes) -> Path:

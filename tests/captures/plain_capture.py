@@ -21,6 +21,12 @@ class PlainCapture:
     images: list[list[np.ndarray]]  # [C][F] of [H, W, 3] uint8 RGB, black behind the person
     masks: list[list[np.ndarray]]  # [C][F] of [H, W] uint8 0/1
     poses: BodyPose  # [F]
+    jpegs: list[list[bytes]] | None = None  # [C][F]; None: writers of JPEGs encode the images
+    Rh: np.ndarray | None = None  # [F, 3] the axis-angle of poses.R; None: writers compute it
+
+    def axis_angle(self, frame: int) -> np.ndarray:
+        """Rh [3] of a frame, float64."""
+        return cv2.Rodrigues(self.poses.R[frame].double().numpy())[0].ravel() if self.Rh is None else self.Rh[frame]
 
 
 def plain_capture(kind: str, cameras: int = 3, frames: int = 4, size: tuple[int, int] = (96, 80)) -> PlainCapture:
