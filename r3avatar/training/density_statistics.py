@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from r3avatar.training.density import DensityEdit
 
 _SMALLEST_SCALE = 1e-8  # metres, before the logarithm
+_HIGHEST = ("radii", "opacity_logits")  # the interval's maxima; the others are sums
 _WINDOW = ("opacity_logits", "log_scale_sum", "frame_count")  # what the window keeps of an interval
 
 
@@ -98,15 +101,29 @@ class DensityStatistics:
         for name, value in last.items():
             self.last[name].copy_(value)
 
-    def all_reduce(self) -> None:
-        """Combine the ranks' statistics in place (sums, maxima, rank 0's last frame): on every rank, before an edit."""
+    def all_reduce(self, seen_elsewhere: bool = False) -> None:
+        """Combine the ranks' statistics in place (sums, maxima, the last rank's last frame): on every rank.
+
+        Through host memory, by the process group's backend for it. `frames` is to be that of all ranks on each of them.
+        seen_elsewhere: another rank counts this one's frames, of which this one has seen other views.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             return
-        for name, value in self.interval.items():
-            dist.all_reduce(value, op=dist.ReduceOp.MAX if name in ("radii", "opacity_logits") else dist.ReduceOp.SUM)
-        for value in self.last.values():
-            dist.broadcast(value, src=0)
-        self.frames *= dist.get_world_size()
+        if seen_elsewhere:
+            self.interval["log_scale_sum"].zero_(), self.interval["frame_count"].zero_()
+        highest = [self.interval[name] for name in _HIGHEST]
+        sums = [value for name, value in self.interval.items() if name not in _HIGHEST]
+        for values, operation in ((sums, dist.ReduceOp.SUM), (highest, dist.ReduceOp.MAX)):
+            with _on_host(values) as flat:
+                dist.all_reduce(flat, op=operation)
+        with _on_host(list(self.last.values())) as flat:
+            dist.broadcast(flat, src=dist.get_world_size() - 1)
+
+    def forget_interval(self) -> None:
+        """As if no step had been observed since the last edit, in place: what another rank remembers counts once."""
+        for name, value in self._empty(len(self.interval.get("radii", ())), torch.device("cpu")).items():
+            if self.interval:
+                self.interval[name].copy_(value)
 
     def state(self, last_frame: bool = False) -> dict[str, Tensor]:
         """gradients [N], radii [N] of the interval; opacity_logits [N, 1], scales [N, 3], quaternions [N, 4] of the
@@ -180,3 +197,12 @@ class DensityStatistics:
 
 def _copied(values: dict, device: torch.device | None = None) -> dict:
     return {k: v.to(device, copy=True) if isinstance(v, Tensor) else v for k, v in values.items()}
+
+
+@contextmanager
+def _on_host(values: list[Tensor]) -> Iterator[Tensor]:
+    """The values as one flat tensor in host memory, which is copied back to them."""
+    flat = torch.cat([value.flatten() for value in values]).cpu()
+    yield flat
+    for value, new in zip(values, flat.split([value.numel() for value in values])):
+        value.copy_(new.view_as(value))
