@@ -10,6 +10,7 @@ from r3avatar.captures.folder_writer import write_folder
 from r3avatar.captures.hand_mean import read_hand_mean
 from r3avatar.captures.hand_pca import HandPca, read_hand_pca
 from r3avatar.captures.hifi4g import HiFi4G
+from r3avatar.captures.mend import Mend
 from r3avatar.captures.mvhumannet import MvHumanNet
 from r3avatar.captures.prepared_frame import BOUND, PERSON, PreparedFrame
 from r3avatar.captures.recording import Recording, write_recording
@@ -37,6 +38,7 @@ __all__ = [
     "FrameStore",
     "HandPca",
     "HiFi4G",
+    "Mend",
     "MvHumanNet",
     "PreparedFrame",
     "Recording",

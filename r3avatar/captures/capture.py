@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,9 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from r3avatar.captures.mend import Mend
 from r3avatar.types import BodyPose, Cameras
 
 SPLIT_NAMES = ("train", "novel_view", "novel_pose")
+_log = logging.getLogger(__name__)
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:/(\d+))?)?")
 
 
@@ -88,6 +91,7 @@ class Capture(ABC):
       recorded     (first frame id, length T in frames) of the recorded time axis
       splits       name (train, novel_view, novel_pose) to Split
       box_margin   metres added around the posed body for the bound mask
+      mend         what was mended in cameras and poses as they were read (`Mend`)
     """
 
     name: str
@@ -101,6 +105,7 @@ class Capture(ABC):
     recorded: tuple[int, int]
     splits: dict[str, Split]
     box_margin: float
+    mend: Mend = Mend()
 
     @abstractmethod
     def read(self, camera_index: int, frame_index: int) -> tuple[np.ndarray, np.ndarray]:
@@ -135,6 +140,22 @@ class Capture(ABC):
                 f"{self.name}: split 'train' has frames outside the recorded time {first} .. {first + length - 1}: "
                 f"{outside[:5]}; extend `recorded` or take them out"
             )
+
+    def mend_fits(self) -> None:
+        """Apply `mend` to `frame_ids` and `poses`; readers call it once both are as the files have them.
+
+        Frames that have no pose any more are left out of the splits, which is logged. ValueError if none remain.
+        """
+        self.frame_ids, self.poses, lost = self.mend.fits(self.frame_ids, self.poses)
+        for name, split in self.splits.items():
+            kept = [frame for frame in split.frames if frame not in lost]
+            if len(kept) < len(split.frames):
+                offset = self.mend.frame_offset
+                if not kept:
+                    raise ValueError(f"{self.name}: mend.frame_offset={offset} leaves split '{name}' without any pose")
+                left = sorted(set(split.frames) - set(kept))
+                _log.warning("%s: mend.frame_offset=%d: no poses for %s's frames %s", self.name, offset, name, left)
+                self.splits[name] = Split(split.cameras, kept)
 
     def camera_index(self, camera_id: str) -> int:
         """Position of a camera in `camera_ids`; KeyError names the known ones."""

@@ -21,8 +21,12 @@ import torch
 
 from r3avatar.captures.capture import Capture, CaptureError, Split
 from r3avatar.captures.encoded_image import decode_image, decode_mask, image_size
+from r3avatar.captures.hdf5_guard import trust, walk_first, walked
+from r3avatar.captures.mend import Mend
 from r3avatar.captures.smc import smc_paths
 from r3avatar.captures.smc_reader import (
+    ANNOTATION_PARTS,
+    IMAGE_PARTS,
     image_group,
     mask_group,
     open_smc,
@@ -58,6 +62,7 @@ class DnaRendering(Capture):
     scale: image size relative to the files'. undistort: remove lens distortion by K and D. The images keep the file's
         colours (Color_Calibration is not applied).
     fps: frames a second. box_margin: metres around the posed body for the bound mask.
+    mend: what to change in the conventions of cameras and poses as they are read; None: nothing (`Mend`).
 
     The files open at the first `read` of each process and never before; threads may read at once.
     Instances pickle as their arguments.
@@ -78,6 +83,7 @@ class DnaRendering(Capture):
         undistort: bool = True,
         fps: float | None = 15.0,
         box_margin: float = 0.05,
+        mend: Mend | None = None,
     ):
         if not 0 < scale <= 1:
             raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
@@ -91,18 +97,21 @@ class DnaRendering(Capture):
             raise ValueError(f"{subject}: cameras {not_numbers}; DNA-Rendering's cameras are plain numbers, 0 to 59")
         self.camera_ids = sorted(named, key=int)
         self._hand_mean = np.zeros((30, 3)) if hand_mean is None else np.asarray(hand_mean, np.float64)
+        self.mend = Mend() if mend is None else mend
         self._arguments = dict(
-            root=root, subject=subject, splits=self.splits, recorded=self.recorded, hand_mean=self._hand_mean,
-            scale=scale, undistort=undistort, fps=fps, box_margin=box_margin,
+            root=root, subject=subject, splits=dict(self.splits), recorded=self.recorded, hand_mean=self._hand_mean,
+            scale=scale, undistort=undistort, fps=fps, box_margin=box_margin, mend=mend,
         )  # fmt: skip
         self._handles: tuple[h5py.File, h5py.File] | None = None
         self._owner = -1
         self._lock = threading.Lock()
         self._recent: list[Undistortion] = []
+        self._walk_first()
         with open_smc(self.images_path) as images, open_smc(self.annotations_path) as annotations:
             self.gender = read_gender(images)
             self.poses = read_poses(annotations, self._hand_mean)
             self.frame_ids = list(range(len(self.poses)))
+            self.mend_fits()
             self._require_poses()
             opened = [self._open_camera(images, annotations, camera) for camera in self.camera_ids]
         self._stored = [stored for stored, _ in opened]
@@ -119,19 +128,24 @@ class DnaRendering(Capture):
         return stored.undistortion(image, mask)
 
     def fingerprint(self) -> dict[str, object]:
-        """Files (name, size, modification time), scale, undistortion and mean hand pose (`Capture.fingerprint`)."""
+        """Files (name, size, modification time), scale, undistortion, mean hand pose, mend (`Capture.fingerprint`)."""
         stats = [(path.name, path.stat()) for path in (self.images_path, self.annotations_path)]
+        mended = self.mend.settings
+        if self.mend.hands is not None:
+            mended["hand_mean"] = np.asarray(self.mend.hand_mean()).ravel().tolist()
         return {
             "reader": type(self).__name__,
             "files": [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats],
             "scale": self.scale,
             "undistort": self.undistort,
             "hand_mean": self._hand_mean.ravel().tolist(),
+            **({"mend": mended} if mended else {}),
         }
 
     def __reduce__(self):
         # A copy in another process opens the files itself: HDF5 handles survive neither pickling nor a fork.
-        return functools.partial(type(self), **self._arguments), ()
+        known = walked((self.images_path, self.annotations_path))
+        return functools.partial(_opened_again, known, type(self), **self._arguments), ()
 
     def _files(self) -> tuple[h5py.File, h5py.File]:
         with self._lock:
@@ -140,13 +154,22 @@ class DnaRendering(Capture):
                 self._owner = os.getpid()
         return self._handles
 
+    def _walk_first(self) -> None:
+        wanted: dict[int, set[int]] = {}
+        for split in self.splits.values():
+            for camera in split.cameras:
+                wanted.setdefault(int(camera), set()).update(split.frames)
+        for path, parts in ((self.images_path, IMAGE_PARTS), (self.annotations_path, ANNOTATION_PARTS)):
+            walk_first(path, **parts, wanted=wanted)
+
     def _require_poses(self) -> None:
+        known = set(self.frame_ids)
         for name, split in self.splits.items():
-            last = max(split.frames, default=0)
-            if last >= len(self.poses):
+            absent = set(split.frames) - known
+            if absent:
                 raise CaptureError(
-                    self.annotations_path, "SMPLx/fullpose", expected=f"a pose for frame {last} (split '{name}')",
-                    found=f"{len(self.poses)} poses", fix="take the frame out of the split",
+                    self.annotations_path, "SMPLx/fullpose", found=f"{len(self.poses)} poses",
+                    expected=f"a pose for frame {max(absent)} (split '{name}')", fix="take the frame out of the split",
                 )  # fmt: skip
 
     def _open_camera(self, images: h5py.File, annotations: h5py.File, camera_id: str) -> tuple[_StoredCamera, Cameras]:
@@ -161,12 +184,13 @@ class DnaRendering(Capture):
             width, height = image_size(data)
         except (ValueError, cv2.error) as error:
             raise _undecodable(images, place, error) from error
-        K_centred = K.copy()
-        K_centred[:2, 2] += 0.5  # OpenCV's first pixel centre is (0, 0), ours (0.5, 0.5)
-        native = Cameras(torch.from_numpy(K_centred).float(), torch.from_numpy(w2c).float(), width, height)
+        K[:2, 2] += 0.5  # OpenCV's first pixel centre is (0, 0), ours (0.5, 0.5)
+        K, w2c = self.mend.camera(K, w2c)
+        native = Cameras(torch.from_numpy(K).float(), torch.from_numpy(w2c).float(), width, height)
         cameras = native.scaled(self.scale)
         size = cameras.width, cameras.height
-        undistortion = Undistortion(K, D if self.undistort else None, (width, height), size)
+        opencv = K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
+        undistortion = Undistortion(opencv, D if self.undistort else None, (width, height), size)
         return _StoredCamera(*groups, undistortion), cameras
 
     def _keep_few_maps(self, used: Undistortion) -> None:
@@ -174,6 +198,11 @@ class DnaRendering(Capture):
             self._recent = [*(u for u in self._recent if u is not used), used]
             if len(self._recent) > _MAPS_KEPT:
                 self._recent.pop(0).release()
+
+
+def _opened_again(known: Mapping, kind: type[DnaRendering], **arguments) -> DnaRendering:
+    trust(known)
+    return kind(**arguments)
 
 
 def _decoded(

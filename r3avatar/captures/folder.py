@@ -20,6 +20,7 @@ from r3avatar.captures.checked import (
     read_npz,
 )
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files
+from r3avatar.captures.mend import Mend
 from r3avatar.types import BodyPose
 
 JOINTS = {"smpl": 24, "smplx": 55}
@@ -36,6 +37,7 @@ class FolderCapture(ImageFileCapture):
     recorded: (first frame, length T) of the time axis that the avatar records; None: capture.json's.
     scale: image size relative to the files'. undistort: remove lens distortion by cameras.json's dist.
     fps: frames a second; None: capture.json's. box_margin: metres around the posed body for the bound mask.
+    mend: what to change in the conventions of cameras and poses as they are read; None: nothing (`Mend`).
 
     The capture's cameras are those that some split names, its frames those of poses.npz. Threads may read at once.
     Instances pickle as their arguments.
@@ -53,6 +55,7 @@ class FolderCapture(ImageFileCapture):
         undistort: bool = True,
         fps: float | None = None,
         box_margin: float = 0.05,
+        mend: Mend | None = None,
     ):
         folder = Path(root).expanduser() / check_file_name(str(subject), "subject")
         about = read_about(folder / "capture.json")
@@ -62,8 +65,9 @@ class FolderCapture(ImageFileCapture):
         self.fps = about["fps"] if fps is None else fps
         self.gender, self.box_margin, self.undistort = about["gender"], box_margin, undistort
         self._begin(
-            root, subject, chosen, scale, recorded=self.recorded, undistort=undistort, fps=fps, box_margin=box_margin
-        )
+            root, subject, chosen, scale, mend, recorded=self.recorded, undistort=undistort, fps=fps,
+            box_margin=box_margin,
+        )  # fmt: skip
         self.body_kind, self.frame_ids, self.poses = read_poses(folder / "poses.npz")
         path = folder / "cameras.json"
         self._calibration = read_json(path, what="the cameras", fix=_MEND)

@@ -22,6 +22,7 @@ from r3avatar.captures.calibration import Calibration
 from r3avatar.captures.capture import CaptureError, Split
 from r3avatar.captures.checked import read_json
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files, read_image
+from r3avatar.captures.mend import Mend
 from r3avatar.captures.smpl_fits import body_poses, read_json_fit, require_fits
 from r3avatar.captures.stored_dict import keyed
 from r3avatar.captures.white_background import mask_from_white_background
@@ -43,6 +44,7 @@ class HiFi4G(ImageFileCapture):
     scale: image size relative to the files'. undistort: remove lens distortion by K and dist.
     fps: frames a second, None if unknown. box_margin: metres around the posed body for the bound mask; 0.5 leaves room
         for wide clothes.
+    mend: what to change in the conventions of cameras and poses as they are read; None: nothing (`Mend`).
 
     Raises CaptureError at construction for what the splits need and the files lack; images are decoded by `read` only.
     """
@@ -62,11 +64,12 @@ class HiFi4G(ImageFileCapture):
         undistort: bool = True,
         fps: float | None = None,
         box_margin: float = 0.5,
+        mend: Mend | None = None,
     ):
         if mask_from_white is not None and not 0 <= mask_from_white < 1:
             raise ValueError(f"mask_from_white is {mask_from_white}; expected null or a number in [0, 1)")
         self._begin(
-            root, subject, splits, scale, recorded=recorded, undistort=undistort, fps=fps, box_margin=box_margin,
+            root, subject, splits, scale, mend, recorded=recorded, undistort=undistort, fps=fps, box_margin=box_margin,
             mask_from_white=mask_from_white,
         )  # fmt: skip
         self.recorded, self.fps, self.box_margin = (int(recorded[0]), int(recorded[1])), fps, box_margin
@@ -74,7 +77,7 @@ class HiFi4G(ImageFileCapture):
         self._calibrations = read_cameras(self.folder / "camera.json")
         folder, needed = self.folder / "smpl" / "smpl", {f for split in self.splits.values() for f in split.frames}
         fits = numbered_files(folder, _FIT, what="SMPL fits 000000.json, 000001.json, ..", fix=_FIX)
-        require_fits(folder, fits, needed, "{:06d}.json")
+        require_fits(folder, fits, () if self.mend.frame_offset else needed, "{:06d}.json")
         self.frame_ids = sorted(fits)
         self.poses = body_poses([read_json_fit(fits[frame]) for frame in self.frame_ids])
         self._open(self._view, undistort)

@@ -18,6 +18,7 @@ import torch
 from r3avatar.captures.capture import Capture, CaptureError, Split
 from r3avatar.captures.checked import check_file_name, read_bytes
 from r3avatar.captures.encoded_image import decode_image, decode_mask, image_size
+from r3avatar.captures.mend import Mend
 from r3avatar.captures.undistortion import Undistortion
 from r3avatar.types import Cameras
 
@@ -81,7 +82,9 @@ class ImageFileCapture(Capture):
     A subclass calls `_begin`, sets `frame_ids`, `poses` and the other attributes of `Capture`, then calls `_open`.
     """
 
-    def _begin(self, root: str | Path, subject: str, splits: Mapping[str, Split], scale: float, **others) -> None:
+    def _begin(
+        self, root: str | Path, subject: str, splits: Mapping[str, Split], scale: float, mend: Mend | None, **others
+    ) -> None:
         """Set name, folder, splits and camera ids; `others` are the constructor's remaining keywords."""
         if not 0 < scale <= 1:
             raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
@@ -92,17 +95,20 @@ class ImageFileCapture(Capture):
         for camera in named:
             check_file_name(camera, "a camera")
         self.camera_ids = sorted(named, key=lambda camera: (int(camera) if camera.isdecimal() else 0, camera))
-        self._arguments = dict(root=root, subject=subject, splits=self.splits, scale=scale, **others)
+        self.mend = Mend() if mend is None else mend
+        self._arguments = dict(root=root, subject=subject, splits=dict(self.splits), scale=scale, mend=mend, **others)
         self._lock = threading.Lock()
         self._recent: list[Undistortion] = []
 
     def _open(self, view_of: Callable[[str], View], undistort: bool) -> None:
         """Open every camera of the splits; CaptureError for what the splits need and the files lack."""
+        self.mend_fits()
         self._require_poses()
         self.check_splits()
         self._views, self._undistortions, self.cameras = [], [], []
         for camera in self.camera_ids:
             view = view_of(camera)
+            view.K, view.w2c = self.mend.camera(view.K, view.w2c)
             frames = sorted({f for split in self.splits.values() if camera in split.cameras for f in split.frames})
             for frame in frames:
                 view.require(frame)

@@ -28,6 +28,7 @@ from r3avatar.captures.capture import CaptureError, Split
 from r3avatar.captures.checked import check_intrinsics, check_rotation, numbers, read_bytes, read_json
 from r3avatar.captures.hand_pca import HandPca
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files
+from r3avatar.captures.mend import Mend
 from r3avatar.types import BodyPose
 
 _DOWNLOAD = "download the file again"
@@ -47,6 +48,7 @@ class MvHumanNet(ImageFileCapture):
         all fingers straight.
     scale: image size relative to the half-resolution files'. fps: frames a second, None if unknown.
     gender: of the body that was fitted. box_margin: metres around the posed body for the bound mask.
+    mend: what to change in the conventions of cameras and poses as they are read; None: nothing (`Mend`).
 
     Threads may read at once. Instances pickle as their arguments.
     Raises CaptureError at construction for what the splits need and the files lack; images are decoded by `read` only.
@@ -66,11 +68,12 @@ class MvHumanNet(ImageFileCapture):
         fps: float | None = None,
         gender: str | None = "neutral",
         box_margin: float = 0.05,
+        mend: Mend | None = None,
     ):
         self.recorded = int(recorded[0]), int(recorded[1])
         self.fps, self.gender, self.box_margin = fps, gender, box_margin
         self._begin(
-            root, subject, splits, scale, recorded=self.recorded, hands=hands, fps=fps, gender=gender,
+            root, subject, splits, scale, mend, recorded=self.recorded, hands=hands, fps=fps, gender=gender,
             box_margin=box_margin,
         )  # fmt: skip
         self.frame_ids, self.poses = _read_fits(self.folder / "smplx" / "smpl", hands)
@@ -108,14 +111,15 @@ class MvHumanNet(ImageFileCapture):
 
     def _check_resolution(self) -> None:
         for camera, view in zip(self.camera_ids, self._views):
-            off = np.abs(self._K[:2, 2] / view.size - 0.5).max()
+            off = np.abs(view.K[:2, 2] / view.size - 0.5).max()
             if off > 0.2:
                 raise CaptureError(
                     view.images_folder, "the images' size",
                     expected=f"half of the size that camera_intrinsics.json is for (camera {camera}'s principal point "
-                    f"is at {self._K[:2, 2].tolist()} then)",
+                    f"is at {view.K[:2, 2].tolist()} then)",
                     found=f"{view.size[0]}x{view.size[1]}",
-                    fix="use the images of images_lr with the original calibration",
+                    fix="use the images of images_lr with the original calibration, or set "
+                    "capture.mend.intrinsics_scale (`r3avatar inspect` tries the usual factors)",
                 )  # fmt: skip
 
 

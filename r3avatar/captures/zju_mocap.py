@@ -23,6 +23,7 @@ import numpy as np
 from r3avatar.captures.calibration import Calibration
 from r3avatar.captures.capture import CaptureError, Split
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files
+from r3avatar.captures.mend import Mend
 from r3avatar.captures.smpl_fits import body_poses, checked_fit, require_fits
 from r3avatar.captures.stored_dict import keyed, read_pickled_dict
 from r3avatar.types import BodyPose
@@ -41,6 +42,7 @@ class ZjuMocap(ImageFileCapture):
     scale: image size relative to the files'. undistort: remove lens distortion by K and D.
     fps: frames a second, None if unknown. box_margin: metres around the posed body for the bound mask.
     masks: the folder of the masks.
+    mend: what to change in the conventions of cameras and poses as they are read; None: nothing (`Mend`).
 
     Raises CaptureError at construction for what the splits need and the files lack; images are decoded by `read` only.
     """
@@ -60,9 +62,10 @@ class ZjuMocap(ImageFileCapture):
         fps: float | None = None,
         box_margin: float = 0.05,
         masks: str = "mask",
+        mend: Mend | None = None,
     ):
         self._begin(
-            root, subject, splits, scale, recorded=recorded, undistort=undistort, fps=fps, box_margin=box_margin,
+            root, subject, splits, scale, mend, recorded=recorded, undistort=undistort, fps=fps, box_margin=box_margin,
             masks=masks,
         )  # fmt: skip
         self.recorded, self.fps, self.box_margin = (int(recorded[0]), int(recorded[1])), fps, box_margin
@@ -74,7 +77,7 @@ class ZjuMocap(ImageFileCapture):
     def _read_fits(self) -> tuple[list[int], BodyPose]:
         folder, needed = self.folder / "smpl_params", {f for split in self.splits.values() for f in split.frames}
         fits = numbered_files(folder, _FIT, what="SMPL fits 0.npy, 1.npy, ..", fix=_DOWNLOAD)
-        require_fits(folder, fits, needed, "{}.npy")
+        require_fits(folder, fits, () if self.mend.frame_offset else needed, "{}.npy")
         frames = sorted(fits)
         return frames, body_poses([checked_fit(read_pickled_dict(fits[i], _DOWNLOAD), fits[i]) for i in frames])
 
