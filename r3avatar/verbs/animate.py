@@ -1,52 +1,93 @@
 """`r3avatar animate`: poses that the person never took."""
 
+import time
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig
 
+from r3avatar.avatar import Playback
 from r3avatar.evaluation.evaluate import fit_retriever
-from r3avatar.evaluation.media import strip, write_image, write_video
+from r3avatar.evaluation.film import Film
+from r3avatar.evaluation.picture_in_picture import PictureInPicture
 from r3avatar.evaluation.plots import retrieval_timeline
+from r3avatar.evaluation.thumbnails import Thumbnails
 from r3avatar.motion.animate import animate
-from r3avatar.motion.cameras import rig_up
+from r3avatar.motion.builtin import PREFIX
+from r3avatar.motion.cameras import choose_cameras, rig_up
 from r3avatar.motion.load import load_motion
+from r3avatar.motion.motion import MotionError
 from r3avatar.motion.poses import capture_motion
-from r3avatar.verbs.parts import load_run
-from r3avatar.verbs.render import choose_cameras
+from r3avatar.types import BodyPose, Cameras
+from r3avatar.verbs.filming import STILLS, identity, on_host, shoot, size_of
+from r3avatar.verbs.parts import Run, load_run
+
+DEFAULT_FPS = 15.0  # of a capture that states none
+
+
+def choose_motion(run: Run, config: DictConfig) -> tuple[BodyPose, list[int], float, Cameras]:
+    """Poses [F], their numbers, frames a second and cameras [F] of what the configuration names."""
+    capture, motion, scale = run.capture, str(config.motion), config.scale
+
+    def cameras_for(pose: BodyPose, fps: float) -> Cameras:
+        return choose_cameras(
+            str(config.camera), capture=capture, body=run.body, pose=pose, fps=fps, turns=config.turns
+        ).scaled(scale)
+
+    if config.facing not in ("capture", "camera"):
+        raise MotionError(f"facing={config.facing} is unknown; expected capture, camera")
+    if motion in capture.splits:
+        if config.facing == "camera":
+            raise MotionError(f"facing=camera applies to motion files; motion={motion} is the capture's own")
+        pose, frames = capture_motion(capture, motion)
+        fps = capture.fps or DEFAULT_FPS
+        return pose, frames, fps, cameras_for(pose, fps)
+
+    def load(face=None):
+        return load_motion(
+            motion, body=run.body, like=capture.poses, fps=capture.fps, motion_fps=config.motion_fps,
+            skeleton=config.skeleton, up=config.up, root=config.root, start=config.start, end=config.end,
+            place=config.place, world_up=rig_up(capture.cameras), face=face,
+        )  # fmt: skip
+
+    loaded = load()
+    cameras = cameras_for(loaded.pose, loaded.fps)
+    if config.facing == "camera":
+        loaded = load(cameras.centres[0])
+        cameras = cameras_for(loaded.pose, loaded.fps)
+    return loaded.pose, list(range(len(loaded))), loaded.fps, cameras
 
 
 def run(config: DictConfig) -> Path:
-    """Write media/animate_<motion>.mp4, a contact sheet and the timeline of retrieved times."""
-    trained = load_run(config)
+    """Write media/animate_<motion> as a film, a contact sheet and the timeline of retrieved times."""
+    trained = load_run(config, images=False)
     capture = trained.capture
-    if config.motion in capture.splits:
-        pose, frames = capture_motion(capture, config.motion)
-        fps = capture.fps
-    else:
-        motion = load_motion(
-            config.motion, body=trained.body, like=capture.poses, fps=capture.fps, motion_fps=config.motion_fps,
-            skeleton=config.skeleton, up=config.up, root=config.root, start=config.start, end=config.end,
-            place=config.place, world_up=rig_up(capture.cameras),
-        )  # fmt: skip
-        pose, fps = motion.pose, motion.fps
-        frames = list(range(len(pose)))
+    pose, frames, fps, cameras = choose_motion(trained, config)
+    fps = config.fps or fps
     retrieved = fit_retriever(trained.retriever, capture).retrieve(pose.theta)
-    cameras = choose_cameras(trained, str(config.camera), pose, config.turns, config.scale)
-    images = animate(trained.avatar, trained.rasterizer, pose, retrieved, cameras, "animating")
-    stills, wanted = [], set(np.linspace(0, len(pose) - 1, min(6, len(pose))).round().astype(int).tolist())
+    playback = Playback(trained.avatar, trained.rasterizer)
+    beside = None
+    if config.picture_in_picture:
+        thumbnails = Thumbnails(capture, trained.body, playback, trained.config.cache.folder)
+        panel = PictureInPicture(trained.body, retrieved, capture.recorded, thumbnails, cameras.height)
 
-    def keep(stream):
-        for f, image in enumerate(stream):
-            if f in wanted:
-                stills.append(image)
-            yield image
+        def beside(f):
+            return panel(f, pose[f : f + 1], cameras[f])
 
-    media, stem = trained.folder / "media", f"animate_{Path(config.motion).stem}"
-    video = write_video(media / f"{stem}.mp4", keep(images), config.fps or fps or 15.0)
-    picture = write_image(media / f"{stem}.png", strip(stills))
+    target = Path(config.output or trained.folder / "media" / f"animate_{name_of(str(config.motion))}")
+    found = [on_host(x) for x in (retrieved.times, retrieved.previous, retrieved.fade)]
+    about = identity(trained, pose, cameras, found, config.picture_in_picture, retrieved.align)
+    film = Film(target, config.format, fps, len(pose), about)
     retrieval_timeline(
-        media / f"{stem}_timeline.png", frames, retrieved.times.numpy(), retrieved.jump.numpy(), capture.recorded[0]
-    )
-    print(f"video: {video}\npicture: {picture}")
-    return video
+        target.with_name(f"{target.name}_timeline.png"), frames, retrieved.times.cpu().numpy(),
+        retrieved.jump.cpu().numpy(), capture.recorded[0],
+    )  # fmt: skip
+    begun, left = time.perf_counter(), film.frames - film.finished
+    path, picture = shoot(film, lambda f: animate(playback, pose, retrieved, cameras, "animating", f), STILLS, beside)
+    speed = left / (time.perf_counter() - begun)
+    print(f"film: {path} ({film.frames} frames, {size_of(path)}, {speed:.1f} frames/s)\npicture: {picture}")
+    return path
+
+
+def name_of(motion: str) -> str:
+    """What a motion's film is called: the file's stem, the split or the built-in motion."""
+    return motion.removeprefix(PREFIX) if motion.startswith(PREFIX) else Path(motion).stem

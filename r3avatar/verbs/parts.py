@@ -59,6 +59,7 @@ class Run:
     """A trained run, ready to render."""
 
     folder: Path
+    checkpoint: Path
     config: DictConfig
     capture: Capture  # without images where the verb needs none (`Recording`)
     body: BodyModel
@@ -102,9 +103,10 @@ def load_run(config: DictConfig, images: bool = True) -> Run:
     body = instantiate(trained.body)
     capture = instantiate(trained.capture) if images or config.capture else open_recording(folder, trained)
     avatar = build_avatar(trained, body, capture)
-    state = torch.load(checkpoint_of(folder, config.checkpoint), map_location="cpu", weights_only=True)["state_dict"]
+    checkpoint = checkpoint_of(folder, config.checkpoint)
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     avatar.load_state_dict({k.removeprefix("avatar."): v for k, v in state.items() if k.startswith("avatar.")})
     return Run(
-        folder, trained, capture, body, avatar.to(device).eval(), rasterizer,
+        folder, checkpoint, trained, capture, body, avatar.to(device).eval(), rasterizer,
         build_retriever(trained.retrieval, body), device,
     )  # fmt: skip

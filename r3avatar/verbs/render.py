@@ -1,51 +1,36 @@
 """`r3avatar render`: recorded frames from any camera."""
 
+import time
 from pathlib import Path
 
 import torch
 from omegaconf import DictConfig
 
-from r3avatar.evaluation.media import write_image, write_video
+from r3avatar.avatar import Playback
+from r3avatar.evaluation.film import Film
 from r3avatar.motion.animate import replay
-from r3avatar.motion.cameras import still, turntable
+from r3avatar.motion.cameras import choose_cameras
 from r3avatar.motion.poses import capture_motion
-from r3avatar.run import RunError
-from r3avatar.types import BodyPose, Cameras
-from r3avatar.verbs.parts import Run, load_run
-
-
-def choose_cameras(run: Run, name: str, pose: BodyPose, turns: float, scale: float) -> Cameras:
-    """Cameras [F] by name: 'turntable', or one of the capture's."""
-    capture, F = run.capture, len(pose)
-    if name == "turntable":
-        ids = capture.split("train").cameras
-        rig = [capture.cameras[capture.camera_index(c)] for c in ids]
-        vertices = run.body.vertices(pose[:: max(1, F // 8)])
-        target = (vertices.amin((0, 1)) + vertices.amax((0, 1))) / 2
-        return turntable(rig, target, F, turns).scaled(scale)
-    if name not in capture.camera_ids:
-        raise RunError(
-            f"camera={name} is neither 'turntable' nor one of the capture's: {', '.join(capture.camera_ids)}"
-        )
-    return still(capture.cameras[capture.camera_index(name)], F).scaled(scale)
+from r3avatar.verbs.animate import DEFAULT_FPS
+from r3avatar.verbs.filming import identity, shoot, size_of
+from r3avatar.verbs.parts import load_run
 
 
 def run(config: DictConfig) -> Path:
-    """Write media/render_<camera>.mp4 and a still."""
-    trained = load_run(config)
-    pose, frames = capture_motion(trained.capture, "train")
-    times = torch.tensor(frames, dtype=torch.float32) - trained.capture.recorded[0]
-    cameras = choose_cameras(trained, str(config.camera), pose, config.turns, config.scale)
-    images, first = replay(trained.avatar, trained.rasterizer, pose, times, cameras, "rendering"), []
-
-    def keep(stream):
-        for image in stream:
-            if not first:
-                first.append(image)
-            yield image
-
-    media = trained.folder / "media"
-    video = write_video(media / f"render_{config.camera}.mp4", keep(images), config.fps or trained.capture.fps or 15.0)
-    picture = write_image(media / f"render_{config.camera}.png", first[0])
-    print(f"video: {video}\npicture: {picture}")
-    return video
+    """Write media/render_<camera> as a film, and a still."""
+    trained = load_run(config, images=False)
+    capture, camera = trained.capture, str(config.camera)
+    pose, frames = capture_motion(capture, "train")
+    fps = capture.fps or DEFAULT_FPS
+    times = torch.tensor(frames, dtype=torch.float32) - capture.recorded[0]
+    cameras = choose_cameras(
+        camera, capture=capture, body=trained.body, pose=pose, fps=fps, turns=config.turns
+    ).scaled(config.scale)  # fmt: skip
+    playback = Playback(trained.avatar, trained.rasterizer)
+    target = Path(config.output or trained.folder / "media" / f"render_{Path(camera).stem}")
+    film = Film(target, config.format, config.fps or fps, len(pose), identity(trained, pose, cameras, [times]))
+    begun, left = time.perf_counter(), film.frames - film.finished
+    path, picture = shoot(film, lambda f: replay(playback, pose, times, cameras, "rendering", f), stills=1)
+    speed = left / (time.perf_counter() - begun)
+    print(f"film: {path} ({film.frames} frames, {size_of(path)}, {speed:.1f} frames/s)\npicture: {picture}")
+    return path
