@@ -86,7 +86,7 @@ def prepare(
         missing = [pair for pair in needed if pair not in store]
         if missing:
             _require_space(folder, capture, bounds, missing)
-            write_missing(capture, bounds, folder, missing, workers, progress)
+            write_missing(capture, bounds, folder, missing, workers, progress, len(needed) - len(missing))
             store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
     return store
 

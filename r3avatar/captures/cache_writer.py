@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import functools
 import logging
-import multiprocessing
 import os
-import threading
 import uuid
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
-import cv2
 import numpy as np
 from tqdm import tqdm
 
 from r3avatar.captures.capture import Capture
+from r3avatar.captures.frame_workers import write_in_processes
 from r3avatar.captures.prepared_frame import prepare_frame
 from r3avatar.captures.segment import SUFFIX, write_segment
 
@@ -43,21 +40,26 @@ def write_missing(
     missing: list[tuple[int, int]],
     workers: int | None,
     progress: bool,
+    ready: int = 0,
 ) -> None:
     """Prepare the missing (camera, frame) positions and write them as segments of the folder.
 
-    bounds [F, 2, 3]: the posed body's boxes. workers: as in `prepare`. OSError for a full
-    disk; segments that were finished stay.
+    bounds [F, 2, 3]: the posed body's boxes. workers: as in `prepare`. ready: frames that the progress bar counts as
+    finished before. OSError for a full disk; segments that were finished stay.
     """
-    tasks = _segments_to_write(missing)
     if workers is None:
         workers = len(os.sched_getaffinity(0)) if len(missing) >= _WORTH_PROCESSES else 0
-    workers = min(workers, len(tasks))
-    finished = 0
+    write = functools.partial(_write_frames, capture, bounds, folder)
+    if workers:
+        written = write_in_processes(write, missing, min(workers, len(missing)), _FRAMES_A_SEGMENT)
+    else:
+        written = (write(*task) for task in _segments_to_write(missing))
+    finished, total, title = 0, ready + len(missing), f"preparing {capture.name}"
     _log.info("preparing %d frames of %s in %s", len(missing), capture.name, folder)
-    with tqdm(total=len(missing), desc=f"preparing {capture.name}", unit="frame", disable=not progress) as bar:
+    bar = tqdm(total=total, initial=ready, desc=title, unit="frame", smoothing=0.05, disable=not progress)
+    with bar, contextlib.closing(written):  # closing ends the processes, also after an interrupt
         try:
-            for count in _run(capture, bounds, folder, tasks, workers):
+            for count in written:
                 finished += count
                 bar.update(count)
         except OSError as error:
@@ -75,29 +77,6 @@ def _segments_to_write(missing: list[tuple[int, int]]) -> list[tuple[int, list[i
     return [(c, frames[i : i + n]) for c, frames in by_camera.items() for i in range(0, len(frames), n)]
 
 
-def _run(
-    capture: Capture, bounds: np.ndarray, folder: Path, tasks: list[tuple[int, list[int]]], workers: int
-) -> Iterator[int]:
-    """Write every segment, here or in worker processes; yields the number of frames as segments are finished."""
-    if workers == 0:
-        for camera, frames in tasks:
-            yield _write_frames(capture, bounds, folder, camera, frames)
-        return
-    context = multiprocessing.get_context("spawn")  # a fork would share HDF5 and thread state
-    with ProcessPoolExecutor(workers, context, _start_worker, (capture, bounds, folder)) as pool:
-        futures = [pool.submit(_write_in_worker, camera, frames) for camera, frames in tasks]
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        except BrokenProcessPool as error:
-            raise RuntimeError(
-                "a process that prepared frames died (out of memory?). Finished frames are kept: run again, with fewer "
-                "workers if it was memory. In a script, guard the entry with `if __name__ == '__main__'`"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _write_frames(capture: Capture, bounds: np.ndarray, folder: Path, camera: int, frames: list[int]) -> int:
     ids = [capture.frame_ids[frame] for frame in frames]
     path = folder / capture.camera_ids[camera] / f"{ids[0]:06d}-{ids[-1]:06d}-{uuid.uuid4().hex[:8]}{SUFFIX}"
@@ -105,24 +84,3 @@ def _write_frames(capture: Capture, bounds: np.ndarray, folder: Path, camera: in
     prepared = (prepare_frame(capture, bounds[frame], camera, frame) for frame in frames)
     write_segment(path, zip(ids, prepared))
     return len(frames)
-
-
-_worker: tuple[Capture, np.ndarray, Path]  # what a worker process was started with
-
-
-def _start_worker(capture: Capture, bounds: np.ndarray, folder: Path) -> None:
-    global _worker
-    _worker = capture, bounds, folder
-    cv2.setNumThreads(1)  # one process a core already
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
-    multiprocessing.parent_process().join()
-    os._exit(1)
-
-
-def _write_in_worker(camera: int, frames: list[int]) -> int:
-    capture, bounds, folder = _worker
-    return _write_frames(capture, bounds, folder, camera, frames)

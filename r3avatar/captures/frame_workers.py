@@ -1,0 +1,174 @@
+"""Processes that prepare frames: one is spawned and imports, then forks into as many as are wanted.
+
+Starting a Python with torch takes seconds and hundreds of megabytes, so it is done once: the workers share what the
+first process, their leader, has imported and read. A fork of the caller instead would share its threads, HDF5 handles
+and GPU. The leader hands out the work, so that a worker stays with a camera while it can (lens distortion maps are
+made once a camera and worker) and that all end at about the same time. No state is shared and no lock held between
+processes: any of them may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import traceback
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator
+from multiprocessing.connection import Connection, wait
+
+import cv2
+
+Write = Callable[[int, list[int]], int]  # prepares and stores some frames of a camera; returns how many
+
+_FEWEST_FRAMES = 4  # that a worker gets at a time, towards the end
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_DIED = (
+    "a process that prepared frames died (out of memory?). Finished frames are kept: run again, with fewer workers if "
+    "it was memory. In a script, guard the entry with `if __name__ == '__main__'`"
+)
+
+
+class _InWorker(Exception):
+    """Where in a worker an error was raised; shown as the cause of the error."""
+
+
+def write_in_processes(
+    write: Write, missing: Iterable[tuple[int, int]], workers: int, frames_at_once: int
+) -> Iterator[int]:
+    """Call `write` for all missing (camera, frame) positions in worker processes; yields its results as they come.
+
+    write: pickled once. A worker gets at most frames_at_once frames of one camera at a time. An error in a worker ends
+    the others, between two frames, and is raised here; RuntimeError if a process dies. Closing the iterator ends all.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    leader = context.Process(target=_lead, args=(theirs, write, _Order(missing, workers, frames_at_once), workers))
+    with _environment(dict.fromkeys(_THREADS, "1")):  # each worker is to use one core
+        leader.start()
+    theirs.close()
+    try:
+        while True:
+            try:
+                message = ours.recv()
+            except (EOFError, ConnectionError) as error:
+                raise RuntimeError(_DIED) from error
+            if message is None:
+                return
+            if isinstance(message, tuple):
+                raise message[0] from _InWorker(message[1])
+            yield message
+    finally:
+        ours.close()
+        leader.join()
+
+
+class _Order:
+    """What to prepare next: frames of the camera that a worker knows, or of the camera that has most left for it."""
+
+    def __init__(self, missing: Iterable[tuple[int, int]], workers: int, frames_at_once: int):
+        self._left: dict[int, list[int]] = {}
+        for camera, frame in missing:
+            self._left.setdefault(camera, []).append(frame)
+        self._camera: dict[Hashable, int] = {}
+        self._workers, self._frames_at_once = workers, frames_at_once
+
+    def next(self, worker: Hashable) -> tuple[int, list[int]] | None:
+        """Camera and frames for a worker; None when nothing is left. Smaller portions towards the end."""
+        if not self._left:
+            return None
+        camera = self._camera.get(worker)
+        if camera not in self._left:
+            busy = Counter(self._camera.values())
+            camera = max(self._left, key=lambda c: len(self._left[c]) / (1 + busy[c]))
+            self._camera[worker] = camera
+        share = sum(map(len, self._left.values())) // (2 * self._workers)
+        n = min(self._frames_at_once, max(share, _FEWEST_FRAMES))
+        frames = self._left[camera]
+        if len(frames) > n:
+            self._left[camera] = frames[n:]
+        else:
+            del self._left[camera]
+        return camera, frames[:n]
+
+
+def _lead(boss: Connection, write: Write, order: _Order, workers: int) -> None:
+    """Start the workers, hand out the work, and pass their messages on; ends them if `boss` closes or dies."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle, who then closes
+    cv2.setNumThreads(1)
+    context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
+    crew = {}
+    try:
+        for _ in range(workers):
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_work, args=(theirs, write), daemon=True)
+            process.start()
+            theirs.close()
+            crew[ours] = process
+            ours.send(order.next(ours))
+        while crew:
+            for ready in wait([boss, *crew]):
+                if ready is boss:
+                    return
+                try:
+                    message = ready.recv()
+                except (EOFError, ConnectionError):
+                    message = RuntimeError(_DIED), "no message came from it"
+                boss.send(message)
+                if isinstance(message, tuple):
+                    return
+                task = order.next(ready)
+                ready.send(task)
+                if task is None:
+                    crew.pop(ready).join()
+        boss.send(None)
+    except ConnectionError:
+        return  # the caller is gone
+    finally:
+        for process in crew.values():
+            process.terminate()
+        for process in crew.values():
+            process.join()
+
+
+def _work(leader: Connection, write: Write) -> None:
+    """Write what the leader asks for until it asks for nothing, or is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # an exception, so that no half-written file stays
+    cv2.setNumThreads(1)
+    _keep_memory()
+    with contextlib.suppress(EOFError, ConnectionError):
+        while (task := leader.recv()) is not None:
+            try:
+                message = write(*task)
+            except Exception as error:
+                message = error, traceback.format_exc()
+            leader.send(message)
+
+
+def _keep_memory() -> None:
+    """Have the C library keep what is freed: an image's pages asked of the system anew cost a fifth of preparing it."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others do without
+    if mallopt is not None:
+        trim_threshold, mmap_threshold = -1, -3
+        mallopt(trim_threshold, 1 << 30)
+        for size in (1 << 25, 1 << 30):  # 32 MiB is the most that an older glibc accepts
+            mallopt(mmap_threshold, size)
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    """Environment variables for processes that start inside of the block."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
