@@ -237,6 +237,7 @@ def _task(verb: str):
         from r3avatar.motion.poses import MotionError
         from r3avatar.retrieval import RetrievalError
         from r3avatar.run import RunError
+        from r3avatar.training.stopping import Stopped
 
         expected = (
             CaptureError, MotionError, RetrievalError, RunError, FileNotFoundError, FileExistsError, PermissionError,
@@ -249,6 +250,11 @@ def _task(verb: str):
                 raise
             print(f"r3avatar {verb}: {explain(error)}\n(R3AVATAR_TRACEBACK=1 shows where)", file=sys.stderr)
             raise SystemExit(2) from error
+        except Stopped as error:
+            if os.environ.get("R3AVATAR_TRACEBACK") == "1":
+                raise
+            print(f"r3avatar {verb}: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from error
 
     return task
 

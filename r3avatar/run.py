@@ -68,6 +68,21 @@ def check_run_folder(folder: Path, reuse: bool) -> None:
         )
 
 
+def changed_keys(folder: Path, config: DictConfig) -> list[str]:
+    """'key: before -> now' of every key that differs from the run's stored configuration."""
+
+    def flat(value, prefix: str = "") -> dict[str, object]:
+        if not isinstance(value, dict):
+            return {prefix: value}
+        inner = [flat(item, f"{prefix}.{key}" if prefix else key) for key, item in value.items()]
+        return {key: item for part in inner for key, item in part.items()}
+
+    before = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
+    now = flat(OmegaConf.to_container(config, resolve=True))
+    keys = [key for key in {**before, **now} if key not in ("resume", "overwrite")]
+    return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
+
+
 def create_run_folder(folder: Path, config: DictConfig, overrides: list[str]) -> None:
     """Make `folder` with config.yaml (resolved), overrides, versions and git state; <outputs>/latest points to it."""
     for sub in ("checkpoints", "media", "logs"):

@@ -25,7 +25,8 @@ def interpreting() -> bool:
 def use_triton(backend: str, device: torch.device) -> bool:
     """Whether a part with the given `backend` computes on `device` through Triton.
 
-    'auto' takes Triton on CUDA where it is installed, 'torch' never, 'triton' always (on the CPU in the interpreter).
+    'auto' takes Triton on CUDA where it is installed (not under `torch.use_deterministic_algorithms`: kernels add
+    atomically), 'torch' never, 'triton' always (on the CPU in the interpreter).
 
     Raises:
         ValueError: an unknown backend.
@@ -36,7 +37,7 @@ def use_triton(backend: str, device: torch.device) -> bool:
     if backend == "torch":
         return False
     if backend == "auto":
-        return device.type == "cuda" and installed()
+        return device.type == "cuda" and installed() and not torch.are_deterministic_algorithms_enabled()
     if not installed():
         raise RuntimeError("backend 'triton' needs the package triton (`pip install triton`); or set backend=torch")
     if device.type != "cuda" and not interpreting():

@@ -9,9 +9,10 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 
+from r3avatar.captures.batches import crop_batch
 from r3avatar.captures.boxes import PosableBody, body_bounds
 from r3avatar.captures.cache import FrameStore, prepare
-from r3avatar.captures.capture import Capture
+from r3avatar.captures.capture import Capture, Split
 from r3avatar.captures.device_frames import training_batches
 from r3avatar.captures.loader import BatchLoader, EvalBatches, TrainBatches, TrainLoader
 from r3avatar.captures.prepared_frame import DirectFrames, FrameSource
@@ -33,6 +34,7 @@ class CaptureDataModule(pl.LightningDataModule):
         batches need none.
     device: where training batches are made; None: the trainer's device if that is a GPU, otherwise plain host batches.
     gpu_gib: GiB of the GPU that the training frames may take, None: 40 % of what is free, 0: stream them.
+    overfit_frames: train on so many first frames of the split alone, and validate on the same images; None: all.
     """
 
     def __init__(
@@ -48,9 +50,15 @@ class CaptureDataModule(pl.LightningDataModule):
         validation_frames: int | None = None,
         device: torch.device | str | None = None,
         gpu_gib: float | None = None,
+        overfit_frames: int | None = None,
     ):
         super().__init__()
         split = capture.split("train")
+        if overfit_frames is not None:
+            if overfit_frames < 1:
+                raise ValueError(f"overfit_frames is {overfit_frames}; expected at least 1, or null")
+            split = Split(split.cameras, split.frames[:overfit_frames])
+        self._split, self._overfit = split, overfit_frames is not None
         self.capture, self._body, self._cache, self._workers = capture, body, cache, workers
         self._validation_frames = validation_frames
         self.schedule = Schedule(len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed)
@@ -86,7 +94,7 @@ class CaptureDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> Iterable[Batch]:
         """The training steps from the schedule's position on."""
-        split = self.capture.split("train")
+        split = self._split
         frames = [self.capture.frame_index(frame) for frame in split.frames]
         cameras = [self.capture.camera_index(camera) for camera in split.cameras]
         device = self._batch_device()
@@ -99,6 +107,20 @@ class CaptureDataModule(pl.LightningDataModule):
                 training_batches(self.capture, self.source, frames, cameras, self.schedule, device, self._gpu_gib),
             )
         return TrainLoader(self._on_device[1], self.schedule)
+
+    def training_step(self, number: int) -> tuple[list[int], list[list[str]], Batch]:
+        """A training step by its number, 0 the run's first: frame ids [F], camera ids [F][V], and its batch (host)."""
+        split = self._split
+        frames, views = self.schedule.at(number)
+        frame_ids = [split.frames[frame] for frame in frames]
+        camera_ids = [[split.cameras[view] for view in row] for row in views]
+        batch = crop_batch(
+            self.capture,
+            self.source,
+            [self.capture.frame_index(frame) for frame in frame_ids],
+            [[self.capture.camera_index(camera) for camera in row] for row in camera_ids],
+        )
+        return frame_ids, camera_ids, batch
 
     def _batch_device(self) -> torch.device | None:
         """Where training batches are made, None: on the host, for Lightning to move."""
@@ -113,6 +135,8 @@ class CaptureDataModule(pl.LightningDataModule):
 
     def val_dataloader(self) -> Iterable[Batch]:
         """Some frames of the novel views (see the class), empty if the capture has no such split."""
+        if self._overfit:
+            return self._whole_frames(self._split, None)
         if "novel_view" not in self.capture.splits:
             return []
         return self.eval_dataloader("novel_view", self._validation_frames)
@@ -122,7 +146,9 @@ class CaptureDataModule(pl.LightningDataModule):
 
         max_frames: that many frames, evenly spaced; None: all. Frames come in the split's order.
         """
-        wanted = self.capture.split(split)
+        return self._whole_frames(self.capture.split(split), max_frames)
+
+    def _whole_frames(self, wanted: Split, max_frames: int | None) -> Iterable[Batch]:
         frames = [self.capture.frame_index(frame) for frame in wanted.frames]
         if max_frames is not None and max_frames < len(frames):
             frames = [frames[i] for i in np.linspace(0, len(frames) - 1, max_frames).round().astype(int)]

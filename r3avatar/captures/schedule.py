@@ -71,6 +71,12 @@ class Schedule:
             if number >= start:
                 yield step
 
+    def at(self, number: int) -> Step:
+        """One step by its number, 0 the first; the position stays."""
+        other = Schedule(**self._settings)
+        other.position = number
+        return next(iter(other))
+
     def state_dict(self) -> dict[str, int]:
         """The position and what decides the sequence, for a checkpoint."""
         return {"position": self.position, **self._settings}

@@ -24,8 +24,8 @@ def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
 def write_image(path: Path, image: Tensor | np.ndarray) -> Path:
     """Write RGB [H, W, 3] or grey [H, W] as PNG."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), to_uint8(image)[..., ::-1]):
-        raise OSError(f"{path} could not be written; is the disk full or the folder read-only?")
+    _, encoded = cv2.imencode(".png", to_uint8(image)[..., ::-1])
+    path.write_bytes(encoded)  # OpenCV itself would not say that a disk is full
     return path
 
 

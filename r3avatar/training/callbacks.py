@@ -1,9 +1,7 @@
-"""What happens around the training step: progress, density control, checkpoints, pictures, logged scalars."""
+"""What happens around the training step: progress, density control, pictures, logged scalars."""
 
 from __future__ import annotations
 
-import logging
-import os
 import resource
 import sys
 from collections import deque
@@ -19,8 +17,6 @@ from r3avatar.evaluation.metrics import psnr_pooled
 from r3avatar.training.density import DensityControl, NoDensityControl, apply_edit
 from r3avatar.training.module import AvatarModule
 from r3avatar.types import Batch, RenderOutput
-
-log = logging.getLogger(__name__)
 
 
 def peak_memory_gib() -> float:
@@ -54,6 +50,7 @@ class DensityCallback(pl.Callback):
             self.density.advance(batch.rgb.shape[0])
         if not self.density.due(module.images):
             return
+        module.check_finite()  # an edit waits for the device anyway
         canonical = module.avatar.gaussians
         edit = self.density.step(canonical, module.images, module.extent)
         if edit is not None:
@@ -85,6 +82,7 @@ class ProgressCallback(pl.Callback):
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every and module.progress < 1:
             return
+        module.check_finite()
         module.rasterizer.check_capacity()
         self._recent.append((module.seconds, module.images))
         (t0, i0), (t1, i1) = self._recent[0], self._recent[-1]
@@ -121,60 +119,6 @@ class ProgressCallback(pl.Callback):
         if self._bar is not None:
             self._bar.close()
             self._bar = None
-
-
-class CheckpointCallback(pl.Callback):
-    """checkpoints/last.ckpt at every validation and at the end, best.ckpt by novel-view PSNR.
-
-    A file appears under its name only when whole, so that a kill or a full disk costs at most the newest interval.
-    Checkpoints hold tensors and plain containers alone: `torch.load(..., weights_only=True)` reads them.
-    """
-
-    def __init__(self, folder: str):
-        self.folder, self.best, self._saved_at = Path(folder), float("-inf"), -1
-
-    def on_validation_end(self, trainer, module: AvatarModule) -> None:
-        if not trainer.sanity_checking:
-            self._save(trainer, module)
-
-    def on_train_end(self, trainer, module: AvatarModule) -> None:
-        if module.images != self._saved_at:
-            self._save(trainer, module)
-
-    def on_exception(self, trainer, module: AvatarModule, exception: BaseException) -> None:
-        if isinstance(exception, KeyboardInterrupt) and module.images != self._saved_at:
-            self._save(trainer, module)
-            log.warning("stopped at %d images; resume=true and the same overrides go on from there", module.images)
-
-    def _save(self, trainer, module: AvatarModule) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._saved_at = module.images
-        value = trainer.callback_metrics.get("novel_view/psnr")
-        improved = value is not None and float(value) > self.best
-        if improved:
-            self.best = float(value)
-        part = self.folder / "last.ckpt.part"
-        try:
-            trainer.save_checkpoint(part)
-        except OSError as error:
-            part.unlink(missing_ok=True)
-            raise OSError(
-                f"checkpoint {self.folder / 'last.ckpt'} could not be written ({error}); the one before is intact"
-            ) from error
-        if not trainer.is_global_zero:
-            return
-        os.replace(part, self.folder / "last.ckpt")
-        if improved:
-            link = self.folder / "best.ckpt.part"
-            link.unlink(missing_ok=True)
-            os.link(self.folder / "last.ckpt", link)  # the same bytes under a second name
-            os.replace(link, self.folder / "best.ckpt")
-
-    def state_dict(self) -> dict:
-        return {"best": self.best}
-
-    def load_state_dict(self, state_dict: dict) -> None:
-        self.best = state_dict["best"]
 
 
 class MediaCallback(pl.Callback):

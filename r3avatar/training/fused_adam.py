@@ -19,6 +19,8 @@ class FusedAdam(torch.optim.Adam):
     the kernel does not cover (other types than float32, parameters on several devices, weight decay set on a group, a
     gradient scaler) takes torch's own way, as the CPU does.
 
+    Where `found_inf` (a float32 number on the device, or None) is not 0, a step changes nothing.
+
     A captured step finds its addresses in pinned memory that the optimizer keeps: no graph of its steps may be
     replayed once the optimizer is gone.
     """
@@ -34,6 +36,8 @@ class FusedAdam(torch.optim.Adam):
         """params: as torch's Adam takes them; backend: see `triton_support.use_triton`."""
         super().__init__(params, lr=lr, betas=betas, eps=eps, fused=True)
         self.backend = backend
+        self.found_inf: Tensor | None = None  # torch's name for it
+        self._zero: Tensor | None = None  # a 0 for the kernel to find
         self._key: tuple = ()  # what the table of the last eager step holds
         self._table: Tensor | None = None
         self._programs = 0
@@ -69,7 +73,10 @@ class FusedAdam(torch.optim.Adam):
             or (isinstance(group["lr"], Tensor) and group["lr"].dtype != torch.float32)
             for group in self.param_groups
         )
-        scaled = getattr(self, "grad_scale", None) is not None or getattr(self, "found_inf", None) is not None
+        found = self.found_inf
+        scaled = getattr(self, "grad_scale", None) is not None or (
+            found is not None and (found.dtype != torch.float32 or found.device != device)
+        )
         return (
             plain
             and not scaled
@@ -88,19 +95,24 @@ class FusedAdam(torch.optim.Adam):
         if not key:
             return
         device = held[0].device
+        skip = self.found_inf
+        if skip is None:
+            if self._zero is None or self._zero.device != device:
+                self._zero = torch.zeros((), device=device)
+            skip = self._zero
         if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
             values, programs = triton_adam.table_of(key)
             # The pinned row is read at every replay, so that it is never written again.
             row = self._pin(len(values), device).copy_(torch.tensor(values))
             table = torch.empty(len(values), dtype=torch.int64, device=device)
             table.copy_(row, non_blocking=True)
-            triton_adam.update(table, programs)
+            triton_adam.update(table, programs, skip)
             return
         if key != self._key or self._table is None or self._table.device != device:
             values, self._programs = triton_adam.table_of(key)
             self._table, self._key = torch.tensor(values).to(device, non_blocking=True), key
         self._restock(self._table)
-        triton_adam.update(self._table, self._programs)
+        triton_adam.update(self._table, self._programs, skip)
 
     def _entries(self) -> tuple[tuple, list[Tensor]]:
         """The table's entries (see `triton_adam.table_of`), and the tensors that they point to."""

@@ -9,12 +9,16 @@ from typing import Protocol
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from r3avatar.avatar import Attributes, Avatar
 from r3avatar.cuda_graphs import RecordedFunction
 from r3avatar.evaluation.metrics import psnr, ssim
 from r3avatar.rasterizer import Rasterizer
+from r3avatar.training.finite import FiniteWatch
 from r3avatar.training.optimizer import LearningRates, place_rates
+from r3avatar.training.replicas import Replicas, replicas_of
+from r3avatar.training.stopping import NotFinite
 from r3avatar.types import Batch, RenderOutput
 
 
@@ -51,7 +55,8 @@ class Observer(Protocol):
 class AvatarModule(pl.LightningModule):
     """Trains an `Avatar`. Images seen, not steps, drive every schedule.
 
-    A step is one function of its batch: forward, backward, statistics, update. On CUDA it is recorded as a graph.
+    A step is one function of its batch: forward, backward, statistics, update. On CUDA it is recorded as a graph. Of
+    several `Replicas` each takes its shard of the step, whose gradients they average before the update.
     """
 
     def __init__(
@@ -78,11 +83,13 @@ class AvatarModule(pl.LightningModule):
         self.avatar, self.rasterizer, self.loss = avatar, rasterizer, loss
         self.make_optimizer, self.learning_rates, self.budget = optimizer, learning_rates, budget
         self.extent, self.sh_degree_every, self.cuda_graph = extent, sh_degree_every, cuda_graph
-        self.images, self.seconds = 0, 0.0  # seen, and spent in training so far, checkpoints included
+        self.images, self.seconds = 0, 0.0  # seen, and spent in training so far, over all of a run's starts
         self.curve: list[dict[str, float]] = []  # of every validation: images, seconds, Gaussians, novel-view metrics
         self.render: RenderOutput | None = None  # of the latest step
         self.observer: Observer | None = None  # the density control's callback
+        self.replicas: Replicas | None = None  # where several processes train this avatar
         self._graph: RecordedFunction | None = None
+        self._finite: FiniteWatch | None = None
         self._clock = time.monotonic()
 
     @property
@@ -100,19 +107,32 @@ class AvatarModule(pl.LightningModule):
                 f"{self.rasterizer} on {self.device}; set cuda_graph=null"
             )
         self._graph = RecordedFunction() if can and self.cuda_graph is not False else None
+        self._finite = FiniteWatch(self.device)
+        optimizer.found_inf = self._finite.found  # no update from a step that is no numbers on
+        self.replicas = replicas_of(self.trainer)
+        if self.replicas is not None:
+            self.replicas.start(self.avatar, optimizer, recording=self._graph is not None)
+        if self.progress >= 1:  # resumed at its end
+            self.trainer.should_stop = True
         self._clock = time.monotonic()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        images = batch.rgb.shape[0] * batch.rgb.shape[1]
+        images = self._images_of_step(batch)
         self.learning_rates.apply(self.optimizers().optimizer, self.progress, self.images, images)
         canonical = self.avatar.gaussians
         canonical.active_sh_degree = min(canonical.max_sh_degree, self.images // self.sh_degree_every)
 
+    def _images_of_step(self, batch: Batch) -> int:
+        """Of all replicas' shards of the step together."""
+        return batch.rgb.shape[0] * batch.rgb.shape[1] * (1 if self.replicas is None else self.replicas.count)
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        self.images += batch.rgb.shape[0] * batch.rgb.shape[1]
+        self.images += self._images_of_step(batch)
         wrapped = self.optimizers()
         observe = self.observer is not None and self.observer.collecting(self.images)
         terms: dict[str, Tensor] = {}
+        if self.replicas is not None:
+            self.replicas.reserve(wrapped.optimizer)
 
         def step() -> None:
             def function(batch: Batch) -> dict[str, Tensor]:
@@ -123,6 +143,9 @@ class AvatarModule(pl.LightningModule):
             else:
                 kind = self.avatar.gaussians.active_sh_degree, observe
                 terms.update(self._graph(function, (batch,), kind, self._addresses(wrapped.optimizer)))
+            if self.replicas is not None and not self.replicas.inside:
+                self.replicas.hand_out()
+                self._update(terms["total"], wrapped.optimizer)
             # The update is part of the step; without gradients Lightning's optimizer has only to count it.
             wrapped.optimizer.zero_grad(set_to_none=True)
 
@@ -132,29 +155,79 @@ class AvatarModule(pl.LightningModule):
     def _step(self, batch: Batch, optimizer: torch.optim.Optimizer, observe: bool) -> dict[str, Tensor]:
         """Forward, backward, statistics, update; nothing in it waits for the device."""
         self.render = None  # with the graph of the step before
-        attributes = self.avatar.record(batch.time)
-        render = self.rasterizer(self.avatar.reconstruct(attributes, batch.pose), batch.cameras)
-        terms = self.loss(render, batch)
-        terms["total"].backward()
+        terms, render, attributes = self.forward_backward(batch)
         if observe:
             assert self.observer is not None
-            self.observer.accumulate(render, attributes)
-        optimizer.step()
+            with record_function("step: statistics"):
+                self.observer.accumulate(render, attributes)
+        if self.replicas is not None:
+            self.replicas.collect(optimizer)
+        if self.replicas is None or self.replicas.inside:
+            self._update(terms["total"], optimizer)
         self.render = RenderOutput(render.rgb.detach(), render.alpha.detach(), render.radii, render.means2d.detach())
         return {name: value.detach() for name, value in terms.items()}
+
+    def _update(self, loss: Tensor, optimizer: torch.optim.Optimizer) -> None:
+        """The end of a step: the replicas' average of the gradients, a look whether they are numbers, Adam."""
+        if self.replicas is not None:
+            with record_function("step: average of replicas"):
+                self.replicas.average()
+        if self._finite is not None:
+            parameters = (p for group in optimizer.param_groups for p in group["params"])
+            with record_function("step: finite"):
+                self._finite.look(loss, [p.grad for p in parameters if p.grad is not None])
+        with record_function("step: Adam"):
+            optimizer.step()
+
+    def forward_backward(self, batch: Batch) -> tuple[dict[str, Tensor], RenderOutput, Attributes]:
+        """The loss's terms, the render and the decoder's attributes; parameters have their gradients."""
+        with record_function("step: codebook and decoder"):
+            attributes = self.avatar.record(batch.time)
+        with record_function("step: pose and skin"):
+            gaussians = self.avatar.reconstruct(attributes, batch.pose)
+        with record_function("step: rasterize"):
+            render = self.rasterizer(gaussians, batch.cameras)
+        with record_function("step: loss"):
+            terms = self.loss(render, batch)
+        with record_function("step: backward"):
+            terms["total"].backward()
+        return terms, render, attributes
 
     def _addresses(self, optimizer: torch.optim.Optimizer) -> tuple:
         """Where a recorded step would read and write: changes where a recording is void."""
         parameters = tuple(p.data_ptr() for group in optimizer.param_groups for p in group["params"])
-        return (*parameters, len(self.avatar.gaussians), self.rasterizer.generation)
+        buffer = None if self.replicas is None else self.replicas.reserve(optimizer)
+        return (*parameters, len(self.avatar.gaussians), self.rasterizer.generation, buffer)
+
+    def forget_recordings(self) -> None:
+        """Let go of recorded steps; the next one is recorded anew."""
+        if self._graph is not None:
+            self._graph = RecordedFunction()
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         if self.budget.progress(self.images, self.seconds) >= 1 and self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # what is still under way is training time
-        now = time.monotonic()
-        self.seconds, self._clock = self.seconds + now - self._clock, now
+        self.count_time()
         if self.progress >= 1:
             self.trainer.should_stop = True
+
+    def count_time(self) -> None:
+        """Add the time since it was last counted to that of training."""
+        now = time.monotonic()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
+        if self.replicas is not None and self.budget.minutes is not None:  # rates and the end follow it
+            self.seconds = self.replicas.of_first(self.seconds)
+
+    def restart_clock(self) -> None:
+        """What has passed since the last count was no training."""
+        self._clock = time.monotonic()
+
+    def check_finite(self) -> None:
+        """Raise NotFinite if a step was no numbers; waits for the device. The avatar is as it was before that step."""
+        lost = 0 if self._finite is None else self._finite.lost()
+        if lost:
+            step = self.trainer.global_step - lost
+            raise NotFinite(f"training step {step} is not finite", step)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         render = self.rasterizer(self.avatar(batch.pose, batch.time), batch.cameras)
@@ -164,12 +237,14 @@ class AvatarModule(pl.LightningModule):
             self.log(f"novel_view/{name}", value, batch_size=batch.rgb.shape[1], on_epoch=True, on_step=False)
         return {"rgb": render.rgb, "alpha": render.alpha}
 
-    def on_validation_end(self) -> None:
+    def on_validation_epoch_end(self) -> None:
         metrics = self.trainer.callback_metrics
         values = {name: round(float(metrics[f"novel_view/{name}"]), 5) for name in ("psnr", "ssim")}
         at = {"images": self.images, "seconds": round(self.seconds, 3), "gaussians": len(self.avatar.gaussians)}
         self.curve.append({**at, **values})
-        self._clock = time.monotonic()  # a validation is not training time
+
+    def on_validation_end(self) -> None:
+        self.restart_clock()  # a validation is not training time
 
     def configure_optimizers(self):
         return self.make_optimizer(self.avatar, self.extent)

@@ -61,7 +61,7 @@ def _update(parameter, gradient, mean, square, mask, step, entry, COLUMNS: tl.co
 
 
 @triton.jit
-def _adam_kernel(table, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+def _block(table, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     program = tl.program_id(0).to(tl.int64)
     first = tl.load(table + _FIRST * COLUMNS + tl.arange(0, COLUMNS))
     entry = table + tl.sum((first <= program).to(tl.int32), axis=0) - 1
@@ -88,6 +88,12 @@ def _adam_kernel(table, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
     last = done == tl.load(entry + _BLOCKS * COLUMNS) - 1
     tl.store(step_at, step, mask=last)
     tl.store(entry + _DONE * COLUMNS, 0, mask=last)
+
+
+@triton.jit
+def _adam_kernel(table, skip, COLUMNS: tl.constexpr, BLOCK: tl.constexpr):
+    if tl.load(skip) == 0.0:
+        _block(table, COLUMNS, BLOCK)
 
 
 def columns_of(count: int) -> int:
@@ -119,10 +125,11 @@ def _bits(number: float) -> int:
     return struct.unpack("<q", struct.pack("<d", number))[0]
 
 
-def update(table: Tensor, programs: int) -> None:
+def update(table: Tensor, programs: int, skip: Tensor) -> None:
     """One step of Adam (Kingma & Ba 2015, algorithm 1) for all that `table` holds, the steps' numbers included.
 
-    table: int64 on the device, of `table_of`; its count of finished programs is zero again afterwards.
+    table: int64 on the device, of `table_of`; its count of finished programs is zero again afterwards. skip: [] float32
+    on the device; where it is not 0, nothing is changed.
     """
     with torch.cuda.device_of(table):
-        _adam_kernel[(programs,)](table, COLUMNS=len(table) // ROWS, BLOCK=BLOCK, num_warps=WARPS)
+        _adam_kernel[(programs,)](table, skip, COLUMNS=len(table) // ROWS, BLOCK=BLOCK, num_warps=WARPS)

@@ -17,15 +17,14 @@ from r3avatar.body import BodyModel
 from r3avatar.captures import Capture, CaptureDataModule, write_recording
 from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
 from r3avatar.rasterizer.projection import scene_extent
-from r3avatar.run import RECORDING, RunError, check_run_folder, create_run_folder, update_metrics
-from r3avatar.training.callbacks import (
-    CheckpointCallback,
-    DensityCallback,
-    MediaCallback,
-    ProgressCallback,
-    peak_memory_gib,
-)
+from r3avatar.run import RECORDING, RunError, changed_keys, check_run_folder, create_run_folder, update_metrics
+from r3avatar.training.callbacks import DensityCallback, MediaCallback, ProgressCallback, peak_memory_gib
+from r3avatar.training.checkpoints import CheckpointCallback
 from r3avatar.training.module import AvatarModule, Budget
+from r3avatar.training.not_finite import explain_step
+from r3avatar.training.profiling import ProfileCallback
+from r3avatar.training.stopping import NotFinite, StopSignals
+from r3avatar.verbs.failures import explained
 from r3avatar.verbs.parts import build, build_avatar, build_retriever, choose_device
 
 log = logging.getLogger(__name__)
@@ -51,6 +50,7 @@ def build_data(config: DictConfig, capture: Capture, body: BodyModel) -> Capture
         workers=config.workers,
         seed=config.seed,
         validation_frames=config.validation.frames,
+        overfit_frames=config.overfit_frames,
     )
 
 
@@ -71,14 +71,33 @@ def build_module(config: DictConfig, capture: Capture, body: BodyModel) -> Avata
     )
 
 
+def checkpoint_to_resume(folder: Path, resume: bool | str) -> Path | None:
+    """The checkpoint that a run goes on from; None: it starts. RunError where `resume` cannot be followed."""
+    if resume not in (True, False, "auto"):
+        raise RunError(f"resume={resume} is none of true, false, auto")
+    last = folder / "checkpoints" / "last.ckpt"
+    if resume is True and not last.is_file():
+        raise RunError(f"resume=true: there is no {last} to go on from; resume=auto starts where there is none")
+    return last if resume and last.is_file() else None
+
+
 def run(config: DictConfig) -> float | None:
-    """Train, evaluate, and return the last validation PSNR (what a hyper-parameter search maximises)."""
+    """Train, evaluate, and return the last validation PSNR (what a hyper-parameter search maximises).
+
+    Raises `Stopped` with an exit code where a signal, the disk, the memory or a step that is not finite ends the run.
+    """
+    with StopSignals() as signals, explained(config):
+        return _run(config, signals)
+
+
+def _run(config: DictConfig, signals: StopSignals) -> float | None:
     folder = run_folder(config)
     if config.overwrite and config.resume:
-        raise RunError("overwrite=true and resume=true exclude each other")
+        raise RunError(f"overwrite=true and resume={config.resume} exclude each other")
     if str(config.trainer.devices) != "1":
         raise RunError(f"trainer.devices={config.trainer.devices}: one avatar trains on one device; sweeps use several")
-    check_run_folder(folder, reuse=config.resume or config.overwrite)
+    check_run_folder(folder, reuse=bool(config.resume or config.overwrite))
+    last = checkpoint_to_resume(folder, config.resume)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     capture, body = instantiate(config.capture), instantiate(config.body)
@@ -91,6 +110,9 @@ def run(config: DictConfig) -> float | None:
         for part in ("checkpoints", "media", "metrics.json"):
             path = folder / part
             shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    if last is not None:
+        for change in changed_keys(folder, config):
+            log.warning("goes on with another %s", change)
     overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
     create_run_folder(folder, config, overrides)
     write_recording(folder / RECORDING, capture)
@@ -98,10 +120,13 @@ def run(config: DictConfig) -> float | None:
     callbacks = [
         DensityCallback(density, camera.width, camera.height),
         ProgressCallback(config.trainer_log_every),
-        CheckpointCallback(str(folder / "checkpoints")),
     ]
     if config.media:
         callbacks.append(MediaCallback(str(folder / "media" / "training")))
+    if config.profile.steps:
+        callbacks.append(ProfileCallback(folder / "profile", config.profile.skip, config.profile.steps))
+    every = config.checkpoint.every_images, config.checkpoint.every_minutes
+    callbacks.append(CheckpointCallback(str(folder / "checkpoints"), signals, *every))
     logger = build(config.logger, save_dir=str(folder / "logs"))
     if logger is not None:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
@@ -121,9 +146,15 @@ def run(config: DictConfig) -> float | None:
         callbacks=callbacks,
         logger=logger if logger is not None else False,
     )
-    last = folder / "checkpoints" / "last.ckpt"
     try:
-        trainer.fit(module, data, ckpt_path=str(last) if config.resume and last.exists() else None, weights_only=True)
+        trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
+    except NotFinite as error:
+        raise explain_step(trainer, module, data, error.step, folder / "checkpoints") from error
+    except RuntimeError as error:
+        if "returned nan values" not in str(error):  # what torch's anomaly detection says
+            raise
+        found = explain_step(trainer, module, data, data.schedule.position - 1, folder / "checkpoints")
+        raise NotFinite(f"{found} ({error})", found.step) from error
     finally:
         _finish(logger)
     metrics = update_metrics(
@@ -153,8 +184,7 @@ def run(config: DictConfig) -> float | None:
         f"\n{t['images']} images in {t['seconds']:.0f} s ({t['images_per_second']:.1f} images/s, {t['device']}), "
         f"{t['gaussians']} Gaussians, peak memory {t['peak_memory_gib']} GiB\nrun folder: {folder}"
     )
-    value = trainer.callback_metrics.get("novel_view/psnr")
-    return None if value is None else float(value)
+    return module.curve[-1]["psnr"] if module.curve else None
 
 
 def _finish(logger) -> None:
