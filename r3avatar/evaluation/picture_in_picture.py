@@ -17,6 +17,7 @@ from r3avatar.types import BodyPose, Cameras
 
 COLOURS = np.array([[86, 180, 233], [0, 114, 178], [240, 228, 66], [230, 159, 0], [213, 94, 0]], np.uint8)
 """RGB of the five parts (Okabe and Ito's, told apart by the colour-blind too): bones, frames and lines."""
+NAMES = ("l leg", "r leg", "centre", "l arm", "r arm")
 SPAN = 240  # frames of the timeline that are in sight at once
 REMEMBERED = 128  # thumbnails
 BACKGROUND = 24
@@ -39,11 +40,11 @@ class PictureInPicture:
         height: int,
     ):
         """recorded: first frame id and length; thumbnail: the picture [h, w, 3] uint8 of a recorded frame, by its id;
-        height: H of the picture. The panel is 3/5 as wide, 180 pixels at least."""
+        height: H of the picture. The panel is 7/10 as wide, 220 pixels at least."""
         self.body, self.thumbnail, self.recorded = body, thumbnail, recorded
         self.times = retrieved.times.cpu().double().numpy() + recorded[0]  # [Q, 5] recorded frames
         self.jumps = retrieved.jump.cpu().numpy()
-        self.height, self.width = height, max(180, 2 * round(0.3 * height))
+        self.height, self.width = height, max(220, 2 * round(0.35 * height))
         self.part_of = np.zeros(body.num_joints, np.int64)
         for part, joints in enumerate(BLENDING_JOINTS[body.kind]):
             self.part_of[list(joints)] = part
@@ -76,10 +77,11 @@ class PictureInPicture:
             return tile
         seen = places @ small.K.cpu().numpy().T
         points = np.round(16 * (seen[:, :2] / seen[:, 2:] - 0.5 + [left, top])).astype(int)  # in sixteenths of a pixel
+        thick = max(1, height // 150)
         for joint, parent in enumerate(self.body.parents):
             if parent >= 0 and (joint < 22 or self.body.kind == "smpl"):
                 colour = COLOURS[self.part_of[joint]].tolist()
-                cv2.line(tile, points[parent].tolist(), points[joint].tolist(), colour, 2, cv2.LINE_AA, 4)
+                cv2.line(tile, points[parent].tolist(), points[joint].tolist(), colour, thick, cv2.LINE_AA, 4)
         return tile
 
     def _joints(self, pose: BodyPose) -> np.ndarray:
@@ -90,17 +92,13 @@ class PictureInPicture:
 
     def _frames(self, height: int, frame: int) -> np.ndarray:
         tile = np.full((height, self.width, 3), BACKGROUND, np.uint8)
-        side_h, side_w = height // 2, self.width // 3
-        for part, name in enumerate(PARTS):
-            row, column = divmod(part, 3)
-            offset = side_w // 2 if row else 0  # three above two
-            y, x = row * side_h, column * side_w + offset
-            head = f"{name.replace('_', ' ')} {self.times[frame, part]:.0f}"
-            self._write(tile, head, x + 3, y + 10, COLOURS[part], side_w - 4)
-            self._place(tile[y + 13 : y + side_h - 2, x + 2 : x + side_w - 2], round(self.times[frame, part]))
-            edge = COLOURS[part].tolist()
+        side = self.width // len(PARTS)
+        for part, name in enumerate(NAMES):
+            x = part * side
+            self._write(tile, f"{name} {self.times[frame, part]:.0f}", x + 2, 10, COLOURS[part], side - 3)
+            self._place(tile[13 : height - 2, x + 2 : x + side - 2], round(self.times[frame, part]))
             thick = 3 if self.jumps[frame, part] else 1
-            cv2.rectangle(tile, (x + 1, y + 12), (x + side_w - 2, y + side_h - 2), edge, thick)
+            cv2.rectangle(tile, (x + 1, 12), (x + side - 2, height - 2), COLOURS[part].tolist(), thick)
         return tile
 
     def _place(self, room: np.ndarray, recorded_frame: int) -> None:

@@ -7,7 +7,7 @@ import torch
 
 from r3avatar.avatar import Playback
 from r3avatar.body import BodyModel
-from r3avatar.captures import Capture, FrameStore
+from r3avatar.captures import PERSON, Capture, FrameStore
 from r3avatar.captures.cache import cache_folder
 from r3avatar.evaluation.media import to_uint8
 from r3avatar.motion.cameras import rig_up
@@ -19,8 +19,8 @@ SIDE = 192  # pixels of a rendered thumbnail's longer side, at most
 class Thumbnails:
     """The picture [h, w, 3] uint8 of a recorded frame by its id, from the training camera that the person faces.
 
-    Prepared frames (cropped to the person) if the frame cache holds them; a frame that it lacks is rendered from the
-    avatar at that time.
+    Prepared frames if the frame cache holds them; a frame that it lacks is rendered from the avatar at that time. Both
+    are cropped to the person.
     """
 
     def __init__(self, capture: Capture, body: BodyModel, playback: Playback, cache: str | None):
@@ -42,7 +42,8 @@ class Thumbnails:
         """Of frame id `frame`."""
         row = self.capture.frame_index(frame)
         if self._store is not None and (self._camera, row) in self._store:
-            return np.array(self._store.get(self._camera, row).rgb)
+            prepared = self._store.get(self._camera, row)
+            return _around(prepared.rgb, prepared.mask & PERSON > 0)
         camera = self.capture.cameras[self._camera]
         camera = camera.scaled(min(1.0, SIDE / max(camera.width, camera.height)))
         time = torch.tensor([float(frame - self.capture.recorded[0])])

@@ -46,8 +46,10 @@ def choose_cameras(
     rig = [capture.cameras[capture.camera_index(c)] for c in capture.split("train").cameras]
     stage = stage_of(body, pose, rig_up(rig))
     followed = stage.followed(fps)
-    strayed = (stage.path + stage.middle * stage.up - followed).norm(dim=1).max()
-    radius, height = stage.body_radius + strayed, stage.body_height + 2 * strayed
+    strayed = stage.path + stage.middle * stage.up - followed
+    above = strayed @ stage.up
+    radius = stage.body_radius + (strayed - above[:, None] * stage.up).norm(dim=1).max()
+    height = stage.body_height + 2 * above.abs().max()
     if choice == "turntable":
         return turntable(rig, followed, F, turns, radius, height)
     ahead = torch.stack([torch.nn.functional.normalize(c.centres - stage.path[0], dim=0) for c in rig]) @ stage.heading
