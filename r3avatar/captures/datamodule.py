@@ -34,6 +34,8 @@ class CaptureDataModule(pl.LightningDataModule):
         batches need none.
     device: where training batches are made; None: the trainer's device if that is a GPU, otherwise plain host batches.
     gpu_gib: GiB of the GPU that the training frames may take, None: 40 % of what is free, 0: stream them.
+    moving_view: train on one view a frame, as of one camera that goes around: frame i's is the split's camera i mod
+        their number; views_per_step is 1.
     overfit_frames: train on so many first frames of the split alone, and validate on the same images; None: all.
     """
 
@@ -50,6 +52,7 @@ class CaptureDataModule(pl.LightningDataModule):
         validation_frames: int | None = None,
         device: torch.device | str | None = None,
         gpu_gib: float | None = None,
+        moving_view: bool = False,
         overfit_frames: int | None = None,
     ):
         super().__init__()
@@ -61,7 +64,9 @@ class CaptureDataModule(pl.LightningDataModule):
         self._split, self._overfit = split, overfit_frames is not None
         self.capture, self._body, self._cache, self._workers = capture, body, cache, workers
         self._validation_frames = validation_frames
-        self.schedule = Schedule(len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed)
+        self.schedule = Schedule(
+            len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed, moving_view=moving_view
+        )
         self._device, self._gpu_gib = None if device is None else torch.device(device), gpu_gib
         self._source: FrameSource | None = None
         self._on_device: tuple[torch.device, Iterable[Batch]] | None = None  # loaded once

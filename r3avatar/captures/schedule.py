@@ -40,25 +40,39 @@ class Schedule:
     Frames are drawn without replacement, and so are each frame's views: all frame-view pairs are seen equally often,
     each once in num_frames * num_views / (F * V) steps where F and V divide the counts. Iterating begins at `position`,
     which whoever uses the steps advances; it and what decides the sequence make up `state_dict`.
+
+    moving_view: of every frame there is one view only, as if one camera went around the person: frame i has view
+        i mod num_views. views_per_step is 1 then.
     """
 
-    def __init__(self, num_frames: int, num_views: int, frames_per_step: int, views_per_step: int, seed: int):
+    def __init__(
+        self,
+        num_frames: int,
+        num_views: int,
+        frames_per_step: int,
+        views_per_step: int,
+        seed: int,
+        moving_view: bool = False,
+    ):
         if not 1 <= frames_per_step <= num_frames:
             raise ValueError(f"frames_per_step is {frames_per_step}; the split 'train' has {num_frames} frames")
         if not 1 <= views_per_step <= num_views:
             raise ValueError(f"views_per_step is {views_per_step}; the split 'train' has {num_views} cameras")
+        if moving_view and views_per_step != 1:
+            raise ValueError(f"views_per_step is {views_per_step}; with moving_view a frame has 1 view: batch.views=1")
         self._settings = {
             "num_frames": num_frames,
             "num_views": num_views,
             "frames_per_step": frames_per_step,
             "views_per_step": views_per_step,
             "seed": seed,
+            "moving_view": moving_view,
         }
         self.position = 0  # steps used so far
 
     def __iter__(self) -> Iterator[Step]:
         """The steps from `position` on; earlier ones are drawn and dropped: one sequence, whatever the start."""
-        num_frames, num_views, frames_per_step, views_per_step, seed = self._settings.values()
+        num_frames, num_views, frames_per_step, views_per_step, seed, moving_view = self._settings.values()
         start = self.position
         frames = BalancedDraws(num_frames, frames_per_step, np.random.default_rng([seed, 0]))
         views = [
@@ -67,7 +81,7 @@ class Schedule:
         ]
         for number in itertools.count():
             drawn = frames.next()
-            step = drawn, [views[frame].next() for frame in drawn]
+            step = drawn, [[frame % num_views] if moving_view else views[frame].next() for frame in drawn]
             if number >= start:
                 yield step
 
@@ -84,9 +98,10 @@ class Schedule:
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
         """Continue at a checkpoint's position; ValueError if its steps were drawn otherwise."""
         for name, now in self._settings.items():
-            if state_dict[name] != now:
+            before = state_dict.get(name, False)  # checkpoints that know no moving_view had none
+            if before != now:
                 raise ValueError(
-                    f"the checkpoint's training steps were drawn with {name} {state_dict[name]}, now it is {now}; "
+                    f"the checkpoint's training steps were drawn with {name} {before}, now it is {now}; "
                     "resume with the same capture, batch and seed"
                 )
         self.position = state_dict["position"]

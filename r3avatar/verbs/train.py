@@ -45,6 +45,7 @@ def build_data(config: DictConfig, capture: Capture, body: BodyModel) -> Capture
         body,
         frames_per_step=config.batch.frames,
         views_per_step=config.batch.views,
+        moving_view=config.batch.moving_view,
         cache=config.cache.folder,
         gpu_gib=config.cache.gpu_gib,
         workers=config.workers,

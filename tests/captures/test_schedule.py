@@ -51,6 +51,20 @@ def test_the_seed_decides_and_any_start_continues():
     assert _steps(schedule, 17, 23) == steps[17:]
 
 
+def test_a_moving_view_shows_every_frame_from_one_side():
+    schedule = Schedule(10, 4, 5, 1, seed=2, moving_view=True)
+    for epoch in range(3):
+        pairs = _pairs(_steps(schedule, 2 * epoch, 2))
+        assert pairs == {(frame, frame % 4): 1 for frame in range(10)}
+    assert schedule.at(1) == _steps(schedule, 1, 1)[0]
+    older = {k: v for k, v in Schedule(10, 4, 5, 1, seed=2).state_dict().items() if k != "moving_view"}
+    Schedule(10, 4, 5, 1, seed=2).load_state_dict(older)
+    with pytest.raises(ValueError, match="moving_view False, now it is True"):
+        schedule.load_state_dict(older)
+    with pytest.raises(ValueError, match="a frame has 1 view"):
+        Schedule(10, 4, 5, 2, seed=2, moving_view=True)
+
+
 def test_more_than_there_are_is_refused():
     with pytest.raises(ValueError, match="frames_per_step is 8; the split 'train' has 7 frames"):
         Schedule(7, 5, 8, 1, 0)
