@@ -57,6 +57,27 @@ def parse_ids(ids: str | int | Iterable[int]) -> list[int]:
     return parsed
 
 
+def parse_recorded(recorded: Iterable[int]) -> tuple[int, int]:
+    """(first frame id, length in frames) of the recorded time; ValueError for anything but two whole numbers."""
+    try:
+        first, length = recorded
+        if int(first) != first or int(length) != length:
+            raise ValueError("no whole numbers")
+        return int(first), int(length)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"recorded is {recorded!r}; expected [first frame, length], two whole numbers") from error
+
+
+def check_settings(*, scale: float, box_margin: float, fps: float | None) -> None:
+    """ValueError for a scale outside of (0, 1], a margin that is negative or not finite, fps that are not above 0."""
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
+    if not 0 <= box_margin < float("inf"):
+        raise ValueError(f"box_margin is {box_margin}; expected metres, 0 or more")
+    if fps is not None and not 0 < fps < float("inf"):
+        raise ValueError(f"fps is {fps}; expected frames a second above 0, or null: unknown")
+
+
 @dataclass
 class Split:
     """The cameras and frames of one part of a capture, as the capture's own ids; neither may be empty."""
@@ -122,7 +143,8 @@ class Capture(ABC):
     def check_splits(self) -> None:
         """Check the splits against the capture; readers call it at the end of construction.
 
-        KeyError for an unknown camera or frame, ValueError for an unknown split or training outside the recorded time.
+        ValueError for an unknown split, camera or frame, for none to train on, and for training outside the recorded
+        time. What the files lack of a split that is well formed, a reader says before, as a CaptureError.
         """
         for name, split in self.splits.items():
             if name not in SPLIT_NAMES:
@@ -158,19 +180,20 @@ class Capture(ABC):
                 self.splits[name] = Split(split.cameras, kept)
 
     def camera_index(self, camera_id: str) -> int:
-        """Position of a camera in `camera_ids`; KeyError names the known ones."""
+        """Position of a camera in `camera_ids`; ValueError names the known ones."""
         if camera_id not in self.camera_ids:
-            raise KeyError(f"{self.name}: no camera '{camera_id}'; the capture's cameras are {self.camera_ids}")
+            raise ValueError(f"{self.name}: no camera '{camera_id}'; the capture's cameras are {self.camera_ids}")
         return self.camera_ids.index(camera_id)
 
     def frame_index(self, frame_id: int) -> int:
-        """Position of a frame in `frame_ids`; KeyError names the range."""
+        """Position of a frame in `frame_ids`; ValueError names the range."""
         if frame_id not in self.frame_ids:
-            raise KeyError(f"{self.name}: no frame {frame_id}; frames are {self.frame_ids[0]} .. {self.frame_ids[-1]}")
+            known = f"{self.frame_ids[0]} .. {self.frame_ids[-1]}"
+            raise ValueError(f"{self.name}: no frame {frame_id}; the capture's frames are {known}")
         return self.frame_ids.index(frame_id)
 
     def split(self, name: str) -> Split:
-        """A split by name; KeyError names the known ones."""
+        """A split by name; ValueError names the known ones."""
         if name not in self.splits:
-            raise KeyError(f"{self.name}: no split '{name}'; the capture's splits are {sorted(self.splits)}")
+            raise ValueError(f"{self.name}: no split '{name}'; the capture's splits are {sorted(self.splits)}")
         return self.splits[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import stat
 import zipfile
 import zlib
 from collections.abc import Collection, Sequence
@@ -17,13 +18,15 @@ _BROKEN_ARCHIVE = (OSError, ValueError, EOFError, KeyError, MemoryError, NotImpl
                    SyntaxError, TypeError, zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 
-def read_bytes(path: Path, *, what: str, fix: str) -> bytes:
-    """A file's content; CaptureError if it is absent or cannot be read."""
+def read_bytes(path: Path, *, what: str, fix: str, place: str = "the file") -> bytes:
+    """A file's content; CaptureError if it is absent, cannot be read, or is no regular file (a pipe may never end)."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise CaptureError(path, place, expected=what, found="no regular file", fix=fix)
         return path.read_bytes()
     except OSError as error:
         found = "none" if isinstance(error, FileNotFoundError) else f"an unreadable one ({error.strerror})"
-        raise CaptureError(path, "the file", expected=what, found=found, fix=fix) from error
+        raise CaptureError(path, place, expected=what, found=found, fix=fix) from error
 
 
 def read_json(path: Path, *, what: str, fix: str) -> object:
@@ -73,6 +76,8 @@ def numbers(value: object, shapes: Sequence[tuple[int | None, ...]], *, file: Pa
     """`value` as a finite float64 array of one of the shapes (None: any length of at least 1); CaptureError if not."""
     expected = " or ".join(str(list(shape)).replace("None", "any") for shape in shapes)
     try:
+        if isinstance(value, np.ndarray) and not any(_fits(value.shape, shape) for shape in shapes):
+            value = np.broadcast_to(0.0, value.shape)  # nothing is converted: it may be more than memory holds
         array = np.asarray(value, np.float64)
     except (TypeError, ValueError, OverflowError) as error:
         raise CaptureError(file, place, expected=f"numbers {expected}", found=_shown(value), fix=fix) from error

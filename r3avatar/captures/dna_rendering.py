@@ -10,19 +10,21 @@ from __future__ import annotations
 import functools
 import os
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import h5py
 import numpy as np
 import torch
 
-from r3avatar.captures.capture import Capture, CaptureError, Split
-from r3avatar.captures.encoded_image import decode_image, decode_mask, image_size
+from r3avatar.captures.capture import Capture, CaptureError, Split, check_settings, parse_recorded
+from r3avatar.captures.checked import check_file_name
+from r3avatar.captures.checked_image import checked_size, decode_checked, decode_color
+from r3avatar.captures.encoded_image import decode_mask
 from r3avatar.captures.hdf5_guard import trust, walk_first, walked
 from r3avatar.captures.mend import Mend
+from r3avatar.captures.recent_maps import RecentMaps
 from r3avatar.captures.smc import smc_paths
 from r3avatar.captures.smc_reader import (
     ANNOTATION_PARTS,
@@ -39,7 +41,7 @@ from r3avatar.captures.smc_reader import (
 from r3avatar.captures.undistortion import Undistortion
 from r3avatar.types import Cameras
 
-_MAPS_KEPT = 4  # cameras whose undistortion maps stay in memory: 30 MB for 5, 74 MB for 12 megapixels each
+_TAKE_OUT = "download the file again, or take the frame out of the splits"
 
 
 @dataclass
@@ -85,12 +87,12 @@ class DnaRendering(Capture):
         box_margin: float = 0.05,
         mend: Mend | None = None,
     ):
-        if not 0 < scale <= 1:
-            raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
+        check_settings(scale=scale, box_margin=box_margin, fps=fps)
+        subject = check_file_name(str(subject), "subject")
         self.name, self.fps, self.scale, self.undistort, self.box_margin = subject, fps, scale, undistort, box_margin
         self.images_path, self.annotations_path = smc_paths(root, subject)
         self.splits = {name: Split.parse(split.cameras, split.frames) for name, split in splits.items()}
-        self.recorded = int(recorded[0]), int(recorded[1])
+        self.recorded = parse_recorded(recorded)
         named = {camera for split in self.splits.values() for camera in split.cameras}
         not_numbers = sorted(camera for camera in named if not camera.isdecimal() or str(int(camera)) != camera)
         if not_numbers:
@@ -105,8 +107,12 @@ class DnaRendering(Capture):
         self._handles: tuple[h5py.File, h5py.File] | None = None
         self._owner = -1
         self._lock = threading.Lock()
-        self._recent: list[Undistortion] = []
-        self._walk_first()
+        self._recent = RecentMaps()
+        self._walked: dict[int, set[int]] = {}
+        for split in self.splits.values():
+            for camera in split.cameras:
+                self._walked.setdefault(int(camera), set()).update(split.frames)
+        self._walk_first(self._walked)
         with open_smc(self.images_path) as images, open_smc(self.annotations_path) as annotations:
             self.gender = read_gender(images)
             self.poses = read_poses(annotations, self._hand_mean)
@@ -122,10 +128,23 @@ class DnaRendering(Capture):
         """The image [H, W, 3] uint8 RGB, black behind the person, and the mask [H, W] uint8 0/1 (`Capture.read`)."""
         images, annotations = self._files()
         stored, frame = self._stored[camera_index], self.frame_ids[frame_index]
-        image = _decoded(images, stored.images, frame, lambda data: decode_image(data, cv2.IMREAD_COLOR), stored)
-        mask = _decoded(annotations, stored.masks, frame, decode_mask, stored)
-        self._keep_few_maps(stored.undistortion)
-        return stored.undistortion(image, mask)
+        walked = self._walked[int(self.camera_ids[camera_index])]
+        if frame not in walked:  # in no split
+            self._walk_first({int(self.camera_ids[camera_index]): [frame]})
+            walked.add(frame)
+        decoded = []
+        for file, group, decode in ((images, stored.images, decode_color), (annotations, stored.masks, decode_mask)):
+            data, place = read_frame(file, group, frame)
+            size = stored.undistortion.size
+            decoded.append(decode_checked(data, decode, size=size, file=file.filename, place=place, fix=_TAKE_OUT))
+        self._recent.use(stored.undistortion)
+        image, mask = stored.undistortion(*decoded)
+        if not mask.any():
+            raise CaptureError(
+                self.annotations_path, place, expected="a mask of the person",
+                found=f"no nonzero pixel{' that is left when scaled' if decoded[1].any() else ''}", fix=_TAKE_OUT,
+            )  # fmt: skip
+        return image, mask
 
     def fingerprint(self) -> dict[str, object]:
         """Files (name, size, modification time), scale, undistortion, mean hand pose, mend (`Capture.fingerprint`)."""
@@ -154,11 +173,7 @@ class DnaRendering(Capture):
                 self._owner = os.getpid()
         return self._handles
 
-    def _walk_first(self) -> None:
-        wanted: dict[int, set[int]] = {}
-        for split in self.splits.values():
-            for camera in split.cameras:
-                wanted.setdefault(int(camera), set()).update(split.frames)
+    def _walk_first(self, wanted: Mapping[int, Iterable[int]]) -> None:
         for path, parts in ((self.images_path, IMAGE_PARTS), (self.annotations_path, ANNOTATION_PARTS)):
             walk_first(path, **parts, wanted=wanted)
 
@@ -180,10 +195,7 @@ class DnaRendering(Capture):
         require_frames(images, groups[0], frames)
         require_frames(annotations, groups[1], frames)
         data, place = read_frame(images, groups[0], frames[0])
-        try:
-            width, height = image_size(data)
-        except (ValueError, cv2.error) as error:
-            raise _undecodable(images, place, error) from error
+        width, height = checked_size(data, file=images.filename, place=place, fix=_TAKE_OUT)
         K[:2, 2] += 0.5  # OpenCV's first pixel centre is (0, 0), ours (0.5, 0.5)
         K, w2c = self.mend.camera(K, w2c)
         native = Cameras(torch.from_numpy(K).float(), torch.from_numpy(w2c).float(), width, height)
@@ -193,37 +205,7 @@ class DnaRendering(Capture):
         undistortion = Undistortion(opencv, D if self.undistort else None, (width, height), size)
         return _StoredCamera(*groups, undistortion), cameras
 
-    def _keep_few_maps(self, used: Undistortion) -> None:
-        with self._lock:
-            self._recent = [*(u for u in self._recent if u is not used), used]
-            if len(self._recent) > _MAPS_KEPT:
-                self._recent.pop(0).release()
-
 
 def _opened_again(known: Mapping, kind: type[DnaRendering], **arguments) -> DnaRendering:
     trust(known)
     return kind(**arguments)
-
-
-def _decoded(
-    file: h5py.File, group: str, frame: int, decode: Callable[[np.ndarray], np.ndarray], stored: _StoredCamera
-) -> np.ndarray:
-    data, place = read_frame(file, group, frame)
-    try:
-        image = decode(data)
-    except (ValueError, cv2.error) as error:
-        raise _undecodable(file, place, error) from error
-    width, height = stored.undistortion.size
-    if image.shape[:2] != (height, width):
-        raise CaptureError(
-            file.filename, place, expected=f"an image of {width}x{height}, the size of the camera's first image",
-            found=f"{image.shape[1]}x{image.shape[0]}", fix="take the frame out of the splits",
-        )  # fmt: skip
-    return image
-
-
-def _undecodable(file: h5py.File, place: str, error: Exception) -> CaptureError:
-    return CaptureError(
-        file.filename, place, expected="an encoded image", found=str(error),
-        fix="download the file again, or take the frame out of the splits",
-    )  # fmt: skip

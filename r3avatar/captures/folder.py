@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from r3avatar.captures.capture import SPLIT_NAMES, CaptureError, Split
+from r3avatar.captures.capture import SPLIT_NAMES, CaptureError, Split, parse_recorded
 from r3avatar.captures.checked import (
     check_file_name,
     check_intrinsics,
@@ -61,7 +61,7 @@ class FolderCapture(ImageFileCapture):
         about = read_about(folder / "capture.json")
         given = {name: split for name, split in (splits or {}).items() if split is not None}
         chosen = {**about["splits"], **{name: _parsed(split) for name, split in given.items()}}
-        self.recorded = about["recorded"] if recorded is None else (int(recorded[0]), int(recorded[1]))
+        self.recorded = about["recorded"] if recorded is None else parse_recorded(recorded)
         self.fps = about["fps"] if fps is None else fps
         self.gender, self.box_margin, self.undistort = about["gender"], box_margin, undistort
         self._begin(
@@ -89,7 +89,10 @@ class FolderCapture(ImageFileCapture):
         fix = f"add the files, or take camera {camera} out of the splits"
         images = numbered_files(folders[0], _IMAGE, what="images <frame>.jpg or <frame>.png", fix=fix)
         masks = numbered_files(folders[1], _MASK, what="masks <frame>.png", fix=fix)
-        return View(K, w2c, dist, images, masks, *folders, size)
+        image_of, mask_of = (
+            lambda frame, folder=folder: folder / f"{frame:06d}.png" for folder in folders  # images may be JPEGs
+        )
+        return View(camera, K, w2c, dist, images, masks, image_of, mask_of, size)
 
 
 def read_camera(

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from r3avatar.captures.calibration import Calibration
-from r3avatar.captures.capture import CaptureError, Split
+from r3avatar.captures.capture import CaptureError, Split, parse_recorded
 from r3avatar.captures.checked import read_json
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files, read_image
 from r3avatar.captures.mend import Mend
@@ -72,7 +72,7 @@ class HiFi4G(ImageFileCapture):
             root, subject, splits, scale, mend, recorded=recorded, undistort=undistort, fps=fps, box_margin=box_margin,
             mask_from_white=mask_from_white,
         )  # fmt: skip
-        self.recorded, self.fps, self.box_margin = (int(recorded[0]), int(recorded[1])), fps, box_margin
+        self.recorded, self.fps, self.box_margin = parse_recorded(recorded), fps, box_margin
         self._mask_from_white = mask_from_white
         self._calibrations = read_cameras(self.folder / "camera.json")
         folder, needed = self.folder / "smpl" / "smpl", {f for split in self.splits.values() for f in split.frames}
@@ -93,8 +93,14 @@ class HiFi4G(ImageFileCapture):
         if not folder.is_dir() and padded.is_dir():
             folder = padded
         images = numbered_files(folder, _IMAGE, what="images <frame>.png", fix=_FIX)
+
+        def image_of(frame: int) -> Path:
+            return folder / f"{frame:06d}.png"
+
         # The masks are made of the images themselves.
-        return View(calibration.K_centred, calibration.w2c, calibration.D, images, images, folder, folder, None)
+        return View(
+            camera, calibration.K_centred, calibration.w2c, calibration.D, images, images, image_of, image_of
+        )  # fmt: skip
 
     def _load(self, view: View, frame: int) -> tuple[np.ndarray, np.ndarray]:
         image = read_image(view, frame)

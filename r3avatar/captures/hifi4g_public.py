@@ -23,7 +23,7 @@ import numpy as np
 from r3avatar.captures.calibration import Calibration
 from r3avatar.captures.capture import CaptureError
 from r3avatar.captures.checked import check_rotation, numbers, read_bytes, read_json
-from r3avatar.captures.encoded_image import image_size
+from r3avatar.captures.checked_image import checked_size
 from r3avatar.captures.image_files import numbered_files
 from r3avatar.captures.smpl_fits import read_json_fit, require_fits
 from r3avatar.captures.stored_dict import keyed
@@ -169,10 +169,8 @@ def _numbered_folders(folder: Path) -> dict[int, Path]:
 
 
 def _check_size(path: Path, size: tuple[int, int]) -> None:
-    try:
-        found = image_size(np.frombuffer(read_bytes(path, what="an image", fix=_DOWNLOAD), np.uint8))
-    except ValueError as error:
-        raise CaptureError(path, "the file", expected="an image", found=str(error), fix=_DOWNLOAD) from error
+    data = np.frombuffer(read_bytes(path, what="an image", fix=_DOWNLOAD), np.uint8)
+    found = checked_size(data, file=path, place="the file", fix=_DOWNLOAD)
     if found != size:
         expected = f"{size[0]}x{size[1]}, as transforms.json says"
         fix = "take the images that the calibration is for"

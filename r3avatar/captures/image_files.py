@@ -6,24 +6,23 @@ import functools
 import hashlib
 import os
 import re
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 
-from r3avatar.captures.capture import Capture, CaptureError, Split
+from r3avatar.captures.capture import Capture, CaptureError, Split, check_settings
 from r3avatar.captures.checked import check_file_name, read_bytes
-from r3avatar.captures.encoded_image import decode_image, decode_mask, image_size
+from r3avatar.captures.checked_image import checked_size, decode_checked, decode_color
+from r3avatar.captures.encoded_image import decode_mask
 from r3avatar.captures.mend import Mend
+from r3avatar.captures.recent_maps import RecentMaps
 from r3avatar.captures.undistortion import Undistortion
 from r3avatar.types import Cameras
 
-_MAPS_KEPT = 4  # cameras whose undistortion maps stay in memory: 6 bytes a pixel each
-_AS_STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION  # a calibration knows nothing of EXIF orientation
+_FIX = "restore the file, or take the frame or the camera out of the splits"
 
 
 def numbered_files(folder: Path, pattern: re.Pattern[str], *, what: str, fix: str) -> dict[int, Path]:
@@ -54,26 +53,30 @@ def numbered_files(folder: Path, pattern: re.Pattern[str], *, what: str, fix: st
 class View:
     """One camera as its files describe it."""
 
+    camera: str
     K: np.ndarray  # [3, 3] pixels of the stored images, the first pixel's centre at (0.5, 0.5)
     w2c: np.ndarray  # [4, 4] metres
     D: np.ndarray | None  # OpenCV's distortion coefficients; None: none
     images: dict[int, Path]  # by frame id
     masks: dict[int, Path]
-    images_folder: Path
-    masks_folder: Path
-    size: tuple[int, int] | None  # width, height; None: that of the first image
+    image_of: Callable[[int], Path]  # where a frame's image should be
+    mask_of: Callable[[int], Path]
+    size: tuple[int, int] | None = None  # width, height; None: that of the first image
 
     def require(self, frame: int) -> None:
         """CaptureError if the frame has no image or no mask."""
-        for files, folder, what in (
-            (self.images, self.images_folder, "an image"),
-            (self.masks, self.masks_folder, "a mask"),
-        ):
+        for files, path_of, what in ((self.images, self.image_of, "an image"), (self.masks, self.mask_of, "a mask")):
             if frame not in files:
-                raise CaptureError(
-                    folder, f"frame {frame}", expected=what, found=f"none (files there: {len(files)})",
-                    fix="take the frame or the camera out of the splits, or restore the file",
-                )  # fmt: skip
+                found = f"none (files there: {len(files)})"
+                raise CaptureError(path_of(frame), self.place(frame), expected=what, found=found, fix=_FIX)
+
+    def place(self, frame: int) -> str:
+        """What errors say beside the file."""
+        return f"camera {self.camera}, frame {frame}"
+
+    def load(self, files: Mapping[int, Path], frame: int) -> np.ndarray:
+        """The bytes of a frame's image or mask, uint8; CaptureError if they cannot be read."""
+        return np.frombuffer(read_bytes(files[frame], place=self.place(frame), what="an image", fix=_FIX), np.uint8)
 
 
 class ImageFileCapture(Capture):
@@ -86,8 +89,7 @@ class ImageFileCapture(Capture):
         self, root: str | Path, subject: str, splits: Mapping[str, Split], scale: float, mend: Mend | None, **others
     ) -> None:
         """Set name, folder, splits and camera ids; `others` are the constructor's remaining keywords."""
-        if not 0 < scale <= 1:
-            raise ValueError(f"scale is {scale}; expected a number above 0 and at most 1")
+        check_settings(scale=scale, box_margin=others["box_margin"], fps=others["fps"])
         self.name, self.scale = check_file_name(str(subject), "subject"), scale
         self.folder = Path(root).expanduser() / self.name
         self.splits = {name: Split.parse(split.cameras, split.frames) for name, split in splits.items()}
@@ -97,8 +99,7 @@ class ImageFileCapture(Capture):
         self.camera_ids = sorted(named, key=lambda camera: (int(camera) if camera.isdecimal() else 0, camera))
         self.mend = Mend() if mend is None else mend
         self._arguments = dict(root=root, subject=subject, splits=dict(self.splits), scale=scale, mend=mend, **others)
-        self._lock = threading.Lock()
-        self._recent: list[Undistortion] = []
+        self._recent = RecentMaps()
 
     def _open(self, view_of: Callable[[str], View], undistort: bool) -> None:
         """Open every camera of the splits; CaptureError for what the splits need and the files lack."""
@@ -113,7 +114,8 @@ class ImageFileCapture(Capture):
             for frame in frames:
                 view.require(frame)
             if view.size is None:
-                view.size = _decoded(view.images[frames[0]], image_size)
+                first, place = view.images[frames[0]], view.place(frames[0])
+                view.size = checked_size(view.load(view.images, frames[0]), file=first, place=place, fix=_FIX)
             native = Cameras(torch.from_numpy(view.K).float(), torch.from_numpy(view.w2c).float(), *view.size)
             scaled = native.scaled(self.scale)
             opencv = view.K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
@@ -138,19 +140,20 @@ class ImageFileCapture(Capture):
         view, undistortion = self._views[camera_index], self._undistortions[camera_index]
         frame = self.frame_ids[frame_index]
         view.require(frame)
-        image, mask = self._load(view, frame)
+        image, stored = self._load(view, frame)
+        self._recent.use(undistortion)
+        image, mask = undistortion(image, stored)
         if not mask.any():
             raise CaptureError(
-                view.masks[frame], f"frame {frame}", expected="a mask of the person", found="no nonzero pixel",
+                view.masks[frame], view.place(frame), expected="a mask of the person",
+                found=f"no nonzero pixel{' that is left when scaled' if stored.any() else ''}",
                 fix="mend the mask, or take the frame or the camera out of the splits",
             )  # fmt: skip
-        if undistortion.D is not None:
-            self._keep_few_maps(undistortion)
-        return undistortion(image, mask)
+        return image, mask
 
     def _load(self, view: View, frame: int) -> tuple[np.ndarray, np.ndarray]:
         """The native image [H, W, 3] uint8 BGR and mask [H, W] uint8 0/1 of a frame id, as stored."""
-        return read_image(view, frame), _decoded(view.masks[frame], decode_mask, view.size)
+        return read_image(view, frame), _decoded(view, view.masks, frame, decode_mask)
 
     def fingerprint(self) -> dict[str, object]:
         """Images and masks (name, size, modification time), cameras, poses and scale (`Capture.fingerprint`)."""
@@ -164,7 +167,7 @@ class ImageFileCapture(Capture):
                     stat = path.stat()
                 except OSError as error:  # a link to nowhere, or a file that went since
                     raise CaptureError(
-                        path, f"frame {frame}", expected="a file", found=f"none ({error.strerror})",
+                        path, view.place(frame), expected="a file", found=f"none ({error.strerror})",
                         fix="restore it, or remove its entry",
                     ) from error  # fmt: skip
                 digest.update(f"{frame} {path.name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
@@ -177,29 +180,13 @@ class ImageFileCapture(Capture):
     def __reduce__(self):
         return functools.partial(type(self), **self._arguments), ()
 
-    def _keep_few_maps(self, used: Undistortion) -> None:
-        with self._lock:
-            self._recent = [*(u for u in self._recent if u is not used), used]
-            if len(self._recent) > _MAPS_KEPT:
-                self._recent.pop(0).release()
-
 
 def read_image(view: View, frame: int) -> np.ndarray:
     """The stored image [H, W, 3] uint8 BGR of a frame id; CaptureError if it is damaged or of another size."""
-    return _decoded(view.images[frame], lambda data: decode_image(data, _AS_STORED), view.size)
+    return _decoded(view, view.images, frame, decode_color)
 
 
-def _decoded(path: Path, decode: Callable[[np.ndarray], object], size: tuple[int, int] | None = None):
-    """A file decoded; CaptureError if it is absent, damaged, or of another size (width, height)."""
-    fix = "restore the file, or take the frame or the camera out of the splits"
-    data = np.frombuffer(read_bytes(path, what="an image", fix=fix), np.uint8)
-    try:
-        value = decode(data)
-    except (ValueError, cv2.error) as error:
-        raise CaptureError(path, "the file", expected="an image", found=str(error), fix=fix) from error
-    if size is not None and value.shape[:2] != size[::-1]:
-        raise CaptureError(
-            path, "the file", expected=f"an image of {size[0]}x{size[1]}, the camera's size",
-            found=f"{value.shape[1]}x{value.shape[0]}", fix=fix,
-        )  # fmt: skip
-    return value
+def _decoded(view: View, files: Mapping[int, Path], frame: int, decode: Callable[[np.ndarray], np.ndarray]):
+    return decode_checked(
+        view.load(files, frame), decode, size=view.size, file=files[frame], place=view.place(frame), fix=_FIX
+    )

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 
 from r3avatar.body.pickles import load_pickle
-from r3avatar.captures.capture import CaptureError, Split
+from r3avatar.captures.capture import CaptureError, Split, parse_recorded
 from r3avatar.captures.checked import check_intrinsics, check_rotation, numbers, read_bytes, read_json
 from r3avatar.captures.hand_pca import HandPca
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files
@@ -70,7 +70,7 @@ class MvHumanNet(ImageFileCapture):
         box_margin: float = 0.05,
         mend: Mend | None = None,
     ):
-        self.recorded = int(recorded[0]), int(recorded[1])
+        self.recorded = parse_recorded(recorded)
         self.fps, self.gender, self.box_margin = fps, gender, box_margin
         self._begin(
             root, subject, splits, scale, mend, recorded=self.recorded, hands=hands, fps=fps, gender=gender,
@@ -107,14 +107,18 @@ class MvHumanNet(ImageFileCapture):
             }
             for folder, pattern, what in zip(folders, (_IMAGE, _MASK), ("images", "masks"))
         )
-        return View(self._K, w2c, None, images, masks, *folders, size=None)
+        image_of, mask_of = (
+            lambda frame, folder=folder, end=end: folder / f"{_STEP * (frame + 1):04d}_img{end}"
+            for folder, end in zip(folders, (".jpg", "_fmask.png"))
+        )
+        return View(camera, self._K, w2c, None, images, masks, image_of, mask_of)
 
     def _check_resolution(self) -> None:
         for camera, view in zip(self.camera_ids, self._views):
             off = np.abs(view.K[:2, 2] / view.size - 0.5).max()
             if off > 0.2:
                 raise CaptureError(
-                    view.images_folder, "the images' size",
+                    self.folder / "images_lr" / camera, "the images' size",
                     expected=f"half of the size that camera_intrinsics.json is for (camera {camera}'s principal point "
                     f"is at {view.K[:2, 2].tolist()} then)",
                     found=f"{view.size[0]}x{view.size[1]}",

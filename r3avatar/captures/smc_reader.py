@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 
 from r3avatar.captures.capture import CaptureError
-from r3avatar.captures.checked import in_range
+from r3avatar.captures.checked import check_intrinsics, check_rotation, in_range
 from r3avatar.captures.smc import camera_group
 from r3avatar.types import BodyPose
 
@@ -19,6 +20,7 @@ _DOWNLOAD = "download the file again"
 # What is read of either file, for `walk_first`.
 IMAGE_PARTS = {"attributes": ("gender",), "groups": ("Camera_5mp", "Camera_12mp")}
 ANNOTATION_PARTS = {"attributes": (), "groups": ("Camera_Parameter", "Mask", "SMPLx")}
+_SMALL = 1 << 20  # bytes that any dataset may have, whatever the file's size
 _HAND_JOINTS = slice(25, 55)
 # What h5py raises where a file's structure is damaged: a lookup may fail, or find something of another kind.
 _DAMAGED = (OSError, KeyError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError)
@@ -111,18 +113,28 @@ def read_frame(file: h5py.File, group: str, frame: int) -> tuple[np.ndarray, str
 
 def _read_encoded(file: h5py.File, name: str) -> np.ndarray:
     """An encoded image [bytes] uint8; CaptureError if it is unreadable or something else."""
-    try:
-        value = file[name][()]
-    except (OSError, KeyError) as error:
-        raise CaptureError(
-            file.filename, name, expected="an encoded image", found=f"unreadable data ({error})", fix=_DOWNLOAD
-        ) from error
-    if not isinstance(value, np.ndarray) or value.ndim != 1 or value.dtype != np.uint8:
-        found = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
-        raise CaptureError(
-            file.filename, name, expected="an encoded image as a 1-D uint8 array", found=found, fix=_DOWNLOAD
-        )
-    return value
+    dataset = _plain_dataset(file, name, "an encoded image as a 1-D uint8 array", _DOWNLOAD)
+    if dataset.ndim != 1 or dataset.dtype != np.uint8:
+        found = f"{dataset.dtype} {dataset.shape}"
+        expected = "an encoded image as a 1-D uint8 array"
+        raise CaptureError(file.filename, name, expected=expected, found=found, fix=_DOWNLOAD)
+    return dataset[()]
+
+
+def _plain_dataset(file: h5py.File, name: str, expected: str, fix: str) -> h5py.Dataset:
+    """A dataset of numbers that lie in the file, none of which is read yet; CaptureError if it is anything else."""
+    value = file[name]
+    if not isinstance(value, h5py.Dataset) or value.shape is None:
+        found = "a group" if isinstance(value, h5py.Group) else "an empty dataset"
+    elif value.dtype.kind not in "biuf":
+        found = f"values of type {value.dtype}"
+    elif value.is_virtual or value.external:
+        found = "values that lie in another file"
+    elif value.nbytes > max(os.path.getsize(file.filename), _SMALL):  # damage may claim any size
+        found = f"{value.dtype} {value.shape}, more than the whole file"
+    else:
+        return value
+    raise CaptureError(file.filename, name, expected=expected, found=found, fix=fix)
 
 
 @_refusing_damage("Camera_Parameter, camera {0}")
@@ -138,20 +150,12 @@ def read_camera(annotations: h5py.File, camera: int) -> tuple[np.ndarray, np.nda
     for name, shape in {"K": (3, 3), "D": (5,), "RT": (4, 4)}.items():
         values[name] = _read_array(annotations, f"{place}/{name}", [shape], fix)
     K, RT = values["K"], values["RT"]
-    if not (K[0, 0] > 0 and K[1, 1] > 0 and np.array_equal(K[2], [0, 0, 1]) and K[1, 0] == 0):
+    check_intrinsics(K, file=annotations.filename, place=f"{place}/K", fix=fix)
+    check_rotation(RT[:3, :3], file=annotations.filename, place=f"{place}/RT, camera-to-world", fix=fix)
+    if not np.array_equal(RT[3], [0, 0, 0, 1]):
         raise CaptureError(
-            annotations.filename,
-            f"{place}/K",
-            expected="a regular calibration matrix [[fx, s, cx], [0, fy, cy], [0, 0, 1]]",
-            found=str(K.tolist()),
-            fix=fix,
+            annotations.filename, f"{place}/RT", expected="a last row 0 0 0 1", found=str(RT[3].tolist()), fix=fix
         )
-    rotation = RT[:3, :3]
-    if np.abs(rotation @ rotation.T - np.eye(3)).max() > 1e-3 or np.linalg.det(rotation) < 0:
-        raise CaptureError(
-            annotations.filename, f"{place}/RT", expected="a camera-to-world rotation and translation",
-            found=str(RT.tolist()), fix=fix,
-        )  # fmt: skip
     return K, values["D"], np.linalg.inv(RT)
 
 
@@ -185,15 +189,15 @@ def _read_array(file: h5py.File, name: str, shapes: list[tuple], fix: str) -> np
     """A finite float64 array of one of the given shapes (None: any length of at least 1)."""
     if name not in file:
         raise CaptureError(file.filename, name, expected=f"an array {shapes[0]}", found="none", fix=fix)
-    try:
-        value = np.asarray(file[name][()], np.float64)
-    except (OSError, TypeError, ValueError) as error:
-        raise CaptureError(
-            file.filename, name, expected=f"an array {shapes[0]}", found=f"unreadable data ({error})", fix=fix
-        ) from error
-    if not any(_fits(value.shape, shape) for shape in shapes):
+    dataset = _plain_dataset(file, name, f"an array {shapes[0]}".replace("None", "F"), fix)
+    if not any(_fits(dataset.shape, shape) for shape in shapes):
         expected = " or ".join(str(shape).replace("None", "F") for shape in shapes)
-        raise CaptureError(file.filename, name, expected=f"shape {expected}", found=str(value.shape), fix=fix)
+        raise CaptureError(file.filename, name, expected=f"shape {expected}", found=str(dataset.shape), fix=fix)
+    try:
+        value = np.asarray(dataset[()], np.float64)
+    except _DAMAGED as error:
+        found = f"unreadable data ({error})"
+        raise CaptureError(file.filename, name, expected=f"an array {shapes[0]}", found=found, fix=fix) from error
     finite = in_range(value).reshape(len(value), -1).all(1)
     if not finite.all():
         row = int(np.argmin(finite))

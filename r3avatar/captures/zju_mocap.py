@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from r3avatar.captures.calibration import Calibration
-from r3avatar.captures.capture import CaptureError, Split
+from r3avatar.captures.capture import CaptureError, Split, parse_recorded
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files
 from r3avatar.captures.mend import Mend
 from r3avatar.captures.smpl_fits import body_poses, checked_fit, require_fits
@@ -68,7 +68,7 @@ class ZjuMocap(ImageFileCapture):
             root, subject, splits, scale, mend, recorded=recorded, undistort=undistort, fps=fps, box_margin=box_margin,
             masks=masks,
         )  # fmt: skip
-        self.recorded, self.fps, self.box_margin = (int(recorded[0]), int(recorded[1])), fps, box_margin
+        self.recorded, self.fps, self.box_margin = parse_recorded(recorded), fps, box_margin
         self.folder, self._masks = _find_folder(Path(root).expanduser(), self.name), masks
         self._calibrations, self._listed = _read_annotations(self.folder / "annots.npy")
         self.frame_ids, self.poses = self._read_fits()
@@ -101,10 +101,12 @@ class ZjuMocap(ImageFileCapture):
         if not any((self.folder / path).is_file() for path in listed.values()):
             listed = {frame: PurePosixPath("images", f"{int(camera):02d}", path.name) for frame, path in listed.items()}
         masks = {frame: self._mask_of(path) for frame, path in listed.items()}
-        folders = ((self.folder / next(iter(paths.values()))).parent for paths in (listed, masks))
+        image_of, mask_of = (
+            lambda frame, paths=paths: self.folder / paths.get(frame, "annots.npy") for paths in (listed, masks)
+        )
         calibration = self._calibrations[camera]
         images, masks = self._present(listed), self._present(masks)
-        return View(calibration.K_centred, calibration.w2c, calibration.D, images, masks, *folders, None)
+        return View(camera, calibration.K_centred, calibration.w2c, calibration.D, images, masks, image_of, mask_of)
 
     def _mask_of(self, image: PurePosixPath) -> PurePosixPath:
         below = image.relative_to("images") if image.parts[0] == "images" else image

@@ -122,7 +122,7 @@ def test_evaluation_batches_are_whole_frames_by_size(capture, body, cache):
     assert train.rgb.shape[:2] == (1, 2)  # two cameras of one size together
     assert [b.frame.item() for b in data.eval_dataloader("novel_pose")] == [3, 4]
     assert [b.frame.item() for b in data.eval_dataloader("novel_pose", max_frames=1)] == [3]
-    with pytest.raises(KeyError, match="no split 'test'"):
+    with pytest.raises(ValueError, match="no split 'test'"):
         data.eval_dataloader("test")
 
 

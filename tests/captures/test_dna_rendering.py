@@ -21,7 +21,7 @@ def test_description(capture):
     assert capture.recorded == (0, 3) and capture.box_margin == 0.05
     assert capture.camera_index("48") == 2 and capture.frame_index(3) == 3
     for call in (lambda: capture.camera_index("2"), lambda: capture.frame_index(5), lambda: capture.split("test")):
-        with pytest.raises(KeyError, match="0012_09: no "):
+        with pytest.raises(ValueError, match="0012_09: no "):
             call()
 
 
@@ -183,7 +183,7 @@ HOLES = {
     "another K": (A, _replace("Camera_Parameter/00/K", np.eye(4)), "expected shape (3, 3), found (4, 4)"),
     "NaN K": (A, _edit("Camera_Parameter/00/K", _assign((0, 2), np.nan)), "00/K, row 0: expected finite numbers"),
     "four distortions": (A, _replace("Camera_Parameter/00/D", np.zeros(4)), "expected shape (5,), found (4,)"),
-    "sheared RT": (A, _edit("Camera_Parameter/00/RT", _assign((0, 1), 0.3)), "expected a camera-to-world rotation"),
+    "sheared RT": (A, _edit("Camera_Parameter/00/RT", _assign((0, 1), 0.3)), "RT, camera-to-world: expected a rot"),
     "noise": (I, _replace("Camera_5mp/0/color/0", np.arange(99, dtype=np.uint8)), "color/0: expected an encoded image"),
 }
 
@@ -247,7 +247,7 @@ def test_wrong_settings_are_refused(shared_pair, small):
         ({"splits": {"train": Split(["a"], [0])}}, ValueError, r"cameras \['a'\]; DNA-Rendering's cameras are plain"),
         ({"splits": {"train": train, "test": train}}, ValueError, "split 'test' is unknown"),
         ({"splits": {"train": train, "novel_pose": Split(["48"], [7])}}, CaptureError, "a pose for frame 7"),
-        ({"splits": {"novel_view": train}}, KeyError, "no split 'train'"),
+        ({"splits": {"novel_view": train}}, ValueError, "no split 'train'"),
         ({"recorded": (0, 2)}, ValueError, r"split 'train' has frames outside the recorded time 0 .. 1: \[2\]"),
         ({"splits": {"train": Split(["7"], [0])}}, CaptureError, "Camera_Parameter/07: expected the camera's"),
     ]:

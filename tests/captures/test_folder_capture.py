@@ -139,7 +139,7 @@ def test_a_link_to_nowhere_is_named(folder):
     link = folder / "images/1/000003.png"  # of a frame that no split needs
     link.unlink()
     link.symlink_to("elsewhere.png")
-    with pytest.raises(CaptureError, match=re.escape(f"{link}: frame 3: expected a file, found none")):
+    with pytest.raises(CaptureError, match=re.escape(f"{link}: camera 1, frame 3: expected a file, found none")):
         _open(folder).fingerprint()
 
 
@@ -301,8 +301,8 @@ HOLES = {
         remove("images/1"),
         "images/1: the folder: expected a folder of images <frame>.jpg or <frame>.png, found none",
     ),
-    "no image": (remove("images/1/000001.png"), "images/1: frame 1: expected an image, found none (files there: 3)"),
-    "no mask": (remove("masks/1/000001.png"), "masks/1: frame 1: expected a mask, found none (files there: 3)"),
+    "no image": (remove("images/1/000001.png"), "000001.png: camera 1, frame 1: expected an image, found none"),
+    "no mask": (remove("masks/1/000001.png"), "masks/1/000001.png: camera 1, frame 1: expected a mask, found none"),
     "image twice": (
         write("images/1/1.jpg", b""),
         "images/1: number 1: expected one file, found '000001.png' and '1.jpg'",

@@ -177,7 +177,7 @@ def _written(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
-FIT = "smpl/smpl/000002.json"
+FIT, FIRST, IMAGE = "smpl/smpl/000002.json", "images/0/000000.png", "images/2/000001.png"
 HOLES = {
     "no cameras": ("camera.json", _gone("camera.json"), "expected a list of cameras, found none"),
     "cut cameras": ("camera.json", _written("camera.json", b'[{"camera_id": 0,'), "a list of cameras, complete"),
@@ -202,8 +202,8 @@ HOLES = {
     "SMPL-X pose": (FIT, _fit("poses", [[0] * 87]), "poses: expected numbers [72] or [1, 72], found [1, 87]"),
     "root in poses": (FIT, _fit("poses", [[1] * 72]), "poses: expected zeros for the root joint"),
     "wrong Rh": (FIT, _fit("Rh", [[0, 0]]), "Rh: expected numbers [3] or [1, 3], found [1, 2]"),
-    "missing image": ("images/2", _gone("images/2/000001.png"), "frame 1: expected an image, found none"),
-    "empty image": ("images/0/000000.png", _written("images/0/000000.png", b""), "expected an image, found 0 bytes"),
+    "missing image": (IMAGE, _gone(IMAGE), "camera 2, frame 1: expected an image, found none"),
+    "empty image": (FIRST, _written(FIRST, b""), "camera 0, frame 0: expected an encoded image, found 0 bytes"),
     "no images": ("images/1", lambda folder: (folder / "images/1").rename(folder / "x"), "expected a folder of images"),
 }  # fmt: skip
 

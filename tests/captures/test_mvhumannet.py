@@ -225,8 +225,14 @@ HOLES = {
     "no Rh": (_fit(lambda c: c[0].pop("Rh") and c), "000001.json: Rh: expected 3 numbers"),
     "two people": (_fit(lambda c: c * 2), "expected a list of one fit (one person), found a list of 2"),
     "no images": (remove(f"images_lr/{CAMERA}"), f"{CAMERA}: the folder: expected a folder of images, found none"),
-    "no image": (remove(f"images_lr/{CAMERA}/0010_img.jpg"), f"{CAMERA}: frame 1: expected an image, found none"),
-    "no mask": (remove(f"fmask_lr/{CAMERA}/0010_img_fmask.png"), f"{CAMERA}: frame 1: expected a mask, found none"),
+    "no image": (
+        remove(f"images_lr/{CAMERA}/0010_img.jpg"),
+        f"0010_img.jpg: camera {CAMERA}, frame 1: expected an image",
+    ),
+    "no mask": (
+        remove(f"fmask_lr/{CAMERA}/0010_img_fmask.png"),
+        f"0010_img_fmask.png: camera {CAMERA}, frame 1: expected a mask",
+    ),
     "image twice": (write(f"images_lr/{CAMERA}/10_img.jpg", b""), "number 10: expected one file"),
 }
 

@@ -189,6 +189,7 @@ def _written(name, content):
     return lambda folder: (folder / name).write_bytes(content)
 
 
+FIRST, IMAGE, MASK = "images/00/000000.jpg", "images/02/000001.jpg", "mask/01/000003.png"
 HOLES = {
     "no annotations": ("annots.npy", _gone("annots.npy"), "expected a pickled dict in an .npy file, found none"),
     "cut annotations": ("annots.npy", _cut("annots.npy"), "expected a pickled dict in an .npy file, found"),
@@ -224,9 +225,9 @@ HOLES = {
     "SMPL-X pose": ("smpl_params/2.npy", _fit("poses", np.zeros((1, 165))), "expected numbers [72] or [1, 72], found"),
     "root in poses": ("smpl_params/2.npy", _fit("poses", np.ones((1, 72))), "poses: expected zeros for the root joint"),
     "no Th": ("smpl_params/2.npy", _changed("smpl_params/2.npy", lambda f: f.pop("Th")), "the fit: expected a dict"),
-    "missing image": ("images/02", _gone("images/02/000001.jpg"), "frame 1: expected an image, found none"),
-    "missing mask": ("mask/01", _gone("mask/01/000003.png"), "frame 3: expected a mask, found none"),
-    "empty image": ("images/00/000000.jpg", _written("images/00/000000.jpg", b""), "expected an image, found 0"),
+    "missing image": (IMAGE, _gone(IMAGE), "camera 2, frame 1: expected an image, found none"),
+    "missing mask": (MASK, _gone(MASK), "camera 1, frame 3: expected a mask, found none"),
+    "empty image": (FIRST, _written(FIRST, b""), "camera 0, frame 0: expected an encoded image, found 0"),
 }  # fmt: skip
 
 
@@ -269,7 +270,7 @@ def test_wrong_settings_are_refused(shared):
         ({"splits": {"train": train, "test": train}}, ValueError, "split 'test' is unknown"),
         ({"splits": {"train": train, "novel_pose": Split(["1"], [7])}}, CaptureError, "fit to frame 7"),
         ({"recorded": (0, 2)}, ValueError, r"outside the recorded time 0 .. 1: \[2\]"),
-        ({"masks": "mask_cihp"}, CaptureError, "mask_cihp/00: frame 0: expected a mask"),
+        ({"masks": "mask_cihp"}, CaptureError, "mask_cihp/00/000000.png: camera 0, frame 0: expected a mask"),
     ]:
         with pytest.raises(error, match=message):
             _open(shared, **changes)
