@@ -145,7 +145,7 @@ def test_render(workplace, tiny_run):
     assert "render_turntable.mp4" in text
     frames = _video(tiny_run / "media" / "render_turntable.mp4")
     assert len(frames) == 8 and frames[0].max() > 20
-    assert "neither 'turntable'" in workplace("render", "run=outputs/tiny", "camera=77", code=2)
+    assert "camera=77 is neither turntable" in workplace("render", "run=outputs/tiny", "camera=77", code=2)
 
 
 def test_animate_the_capture_and_a_pose_file(workplace, tiny_run):

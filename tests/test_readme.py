@@ -67,9 +67,16 @@ def test_make_demo(workplace, tiny_capture):
     assert subprocess.run(["make", "help"], cwd=place, capture_output=True, text=True).stdout.count("make ") >= 6
 
 
-def test_python_of_the_readme():
-    for program in _blocks(README, "python"):
-        subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
+def test_python_of_the_readme(workplace, tiny_run, tmp_path):
+    """As written, but for the tiny run's camera, in a folder that holds the run and no capture."""
+    shutil.copytree(tiny_run, tmp_path / "outputs" / "demo")
+    (program,) = _blocks(README, "python")
+    program = program.replace('cameras["8"]', 'cameras["4"]')
+    program += "assert image.ndim == 3 and images.shape[0] == len(theta) > 40 and images[-1].max() > 0.2"
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=workplace.environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_core_runs_without_lightning(workplace):
