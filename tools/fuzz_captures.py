@@ -1,12 +1,10 @@
 """Damage small captures of every layout at random, thousands of times, and count what reading them comes to.
 
-A damaged file may read as before ('same'), as other values that are well-formed ('changed': a flipped bit in a pixel or
-in a number cannot be noticed), or be a CaptureError ('refused'). Anything else, a crash and a hang included, is printed
-with the case's number, and the exit code is 1. What is done to which file: tests/captures/mutations.py.
-
-One failure is known, 1 of 6600 damaged files: reading the text attribute `gender` of that .smc file does not return
-from the HDF5 library, which no reader can interrupt (h5py 3.16.0, HDF5 2.0.0; --layouts DnaRendering --seed 2 --first
-2113 --cases 1).
+A damaged file may read as before ('same'), be a CaptureError ('refused'), or read as what it now says: another whole
+file of the capture in its place ('swapped'), or another number or pixel in a format without checksums, HDF5, JPEG, JSON
+and .npy ('altered'); PNG and .npz have checksums, and no damage to them may pass. Anything else, a crash and a hang
+included, is printed with the case's number, and the exit code is 1. Reading takes in every image and every mask. What
+is done to which file: tests/captures/mutations.py.
 
     python tools/fuzz_captures.py --cases 2000
     python tools/fuzz_captures.py --layouts ZjuMocap --first 137 --cases 1
@@ -22,7 +20,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the mutations are the tests' own
 
-from tests.captures.mutations import ALLOWED, LAYOUTS, cases
+from tests.captures.mutations import ALLOWED, cases
+from tests.captures.small_captures import LAYOUTS
 
 
 def main() -> int:
@@ -35,14 +34,16 @@ def main() -> int:
     failures = 0
     print(f"{'layout':16}" + "".join(f"{outcome:>9}" for outcome in (*ALLOWED, "failed")))
     for name in options.layouts:
-        counts = Counter()
+        counts, changed = Counter(), Counter()
         numbers = range(options.first, options.first + options.cases)
         with tempfile.TemporaryDirectory() as folder:
             for case in cases(name, numbers, Path(folder) / "captures", options.seed):
+                changed.update([Path(case.file).suffix] if case.outcome == "altered" else [])
                 counts["failed" if case.failed else case.outcome] += 1
                 if case.failed:
                     print(case, flush=True)
-        print(f"{name:16}" + "".join(f"{counts[outcome]:9}" for outcome in (*ALLOWED, "failed")), flush=True)
+        print(f"{name:16}" + "".join(f"{counts[outcome]:9}" for outcome in (*ALLOWED, "failed"))
+              + f"   altered: {dict(changed)}", flush=True)  # fmt: skip
         failures += counts["failed"]
     return 1 if failures else 0
 

@@ -16,7 +16,7 @@ both apply, Rh about the origin.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -29,6 +29,7 @@ from r3avatar.captures.checked import check_intrinsics, check_rotation, numbers,
 from r3avatar.captures.hand_pca import HandPca
 from r3avatar.captures.image_files import ImageFileCapture, View, numbered_files
 from r3avatar.captures.mend import Mend
+from r3avatar.captures.smpl_fits import require_fits
 from r3avatar.types import BodyPose
 
 _DOWNLOAD = "download the file again"
@@ -76,7 +77,8 @@ class MvHumanNet(ImageFileCapture):
             root, subject, splits, scale, mend, recorded=self.recorded, hands=hands, fps=fps, gender=gender,
             box_margin=box_margin,
         )  # fmt: skip
-        self.frame_ids, self.poses = _read_fits(self.folder / "smplx" / "smpl", hands)
+        needed = {frame for split in self.splits.values() for frame in split.frames}
+        self.frame_ids, self.poses = _read_fits(self.folder / "smplx" / "smpl", hands, needed)
         self._K = _read_intrinsics(self.folder / "camera_intrinsics.json")
         self._metres = _read_scale(self.folder / "camera_scale.pkl") / 1000
         self._extrinsics = _read_extrinsics(self.folder / "camera_extrinsics.json")
@@ -167,16 +169,12 @@ def _read_extrinsics(path: Path) -> dict[str, tuple[str, object]]:
     return cameras
 
 
-def _read_fits(folder: Path, hands: HandPca | None) -> tuple[list[int], BodyPose]:
+def _read_fits(folder: Path, hands: HandPca | None, needed: Collection[int]) -> tuple[list[int], BodyPose]:
     """The frames and their poses; CaptureError names the first frame that is missing or wrong."""
     fix = "use another capture, or refit its body"
     files = numbered_files(folder, _FIT, what="SMPL-X fits", fix="check the root and the subject")
+    require_fits(folder, files, needed, "{:06d}.json")
     frames = sorted(files)
-    if not frames:
-        raise CaptureError(folder, "the folder", expected="SMPL-X fits <frame>.json", found="none", fix=_DOWNLOAD)
-    gap = next((frame for frame in range(frames[0], frames[-1]) if frame not in files), None)
-    if gap is not None:
-        raise CaptureError(folder, f"frame {gap}", expected="an SMPL-X fit", found="none", fix=_DOWNLOAD)
     rows = [_read_fit(files[frame], hands, fix) for frame in frames]
     poses, shapes, expression, Rh, Th = (np.stack(values) for values in zip(*rows))
     theta = np.zeros((len(frames), 55, 3))

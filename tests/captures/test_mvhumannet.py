@@ -211,7 +211,7 @@ HOLES = {
     "cut scale": (cut("camera_scale.pkl"), "camera_scale.pkl: the file: expected a pickled number"),
     "scale 0": (write("camera_scale.pkl", pickle.dumps(0.0)), "the scale: expected a number above 0, found 0.0"),
     "scale of words": (write("camera_scale.pkl", pickle.dumps("big")), "the scale: expected numbers"),
-    "no fit": (remove("smplx/smpl/000001.json"), "smpl: frame 1: expected an SMPL-X fit, found none"),
+    "no fit": (remove("smplx/smpl/000001.json"), "000001.json: the file: expected the body's fit to frame 1"),
     "cut fit": (
         cut("smplx/smpl/000001.json"),
         "000001.json: the file: expected a list of one SMPL-X fit, complete JSON",
@@ -286,7 +286,7 @@ def test_wrong_settings_are_refused(written):
     train = Split([CAMERA], [0])
     for changes, error, message in [
         ({"scale": 2}, ValueError, "scale is 2"),
-        ({"splits": {"train": Split([CAMERA], [9])}}, CaptureError, "split 'train', frame 9: expected a body pose"),
+        ({"splits": {"train": Split([CAMERA], [9])}}, CaptureError, "fit to frame 9, found none"),
         ({"splits": {"train": train, "test": train}}, ValueError, "split 'test' is unknown"),
         ({"splits": {"train": Split(["../x"], [0])}}, ValueError, r"a camera is '\.\./x'"),
         ({"splits": {"train": Split([CAMERA], [2])}}, ValueError, "outside the recorded time"),
