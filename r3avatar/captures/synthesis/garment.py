@@ -115,10 +115,11 @@ def sewn(grid: Grid, person: Person) -> Skin:
 
 
 def worn(grid: Grid, person: Person) -> Skin:
-    """All particles as skin, to put the garment around a posed body: trouser legs bend as legs, others are rigid."""
+    """All particles as skin, to put the garment around a posed body: rigid with hips or chest, trouser legs as legs."""
     count = len(grid.start)
     if grid.tubes == 1:
-        return Skin(grid.start, np.zeros((count, 1), np.int32), np.ones((count, 1)))
+        bone = 0 if grid.closed else 9
+        return Skin(grid.start, np.full((count, 1), bone, np.int32), np.ones((count, 1)))
     right = np.arange(count) % grid.columns // (grid.columns // 2)
     shin = am.smooth((person.joints[4, 1] + 0.08 - grid.start[:, 1]) / 0.16)
     return Skin(grid.start, np.stack([1 + right, 4 + right], -1).astype(np.int32), np.stack([1.0 - shin, shin], -1))
