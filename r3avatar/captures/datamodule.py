@@ -17,6 +17,7 @@ from r3avatar.captures.device_frames import training_batches
 from r3avatar.captures.loader import BatchLoader, EvalBatches, TrainBatches, TrainLoader
 from r3avatar.captures.prepared_frame import DirectFrames, FrameSource
 from r3avatar.captures.schedule import Schedule
+from r3avatar.captures.shard import Shard, ShardedSteps
 from r3avatar.types import Batch
 
 
@@ -37,6 +38,7 @@ class CaptureDataModule(pl.LightningDataModule):
     moving_view: train on one view a frame, as of one camera that goes around: frame i's is the split's camera i mod
         their number; views_per_step is 1.
     overfit_frames: train on so many first frames of the split alone, and validate on the same images; None: all.
+    shard: the part of every training step that this process makes, None: all of it.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class CaptureDataModule(pl.LightningDataModule):
         gpu_gib: float | None = None,
         moving_view: bool = False,
         overfit_frames: int | None = None,
+        shard: Shard | None = None,
     ):
         super().__init__()
         split = capture.split("train")
@@ -67,6 +70,7 @@ class CaptureDataModule(pl.LightningDataModule):
         self.schedule = Schedule(
             len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed, moving_view=moving_view
         )
+        self._steps = self.schedule if shard is None else ShardedSteps(self.schedule, shard)
         self._device, self._gpu_gib = None if device is None else torch.device(device), gpu_gib
         self._source: FrameSource | None = None
         self._on_device: tuple[torch.device, Iterable[Batch]] | None = None  # loaded once
@@ -105,11 +109,11 @@ class CaptureDataModule(pl.LightningDataModule):
         device = self._batch_device()
         if device is None:
             dataset = TrainBatches(self.capture, self.source, frames, cameras)
-            return TrainLoader(BatchLoader(dataset, self.schedule, self._workers), self.schedule)
+            return TrainLoader(BatchLoader(dataset, self._steps, self._workers), self.schedule)
         if self._on_device is None or self._on_device[0] != device:
             self._on_device = (
                 device,
-                training_batches(self.capture, self.source, frames, cameras, self.schedule, device, self._gpu_gib),
+                training_batches(self.capture, self.source, frames, cameras, self._steps, device, self._gpu_gib),
             )
         return TrainLoader(self._on_device[1], self.schedule)
 

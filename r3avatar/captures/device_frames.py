@@ -20,7 +20,7 @@ from r3avatar.captures.capture import Capture
 from r3avatar.captures.frame_stream import FrameStream
 from r3avatar.captures.gather import gather, pack
 from r3avatar.captures.prepared_frame import DirectFrames, FrameSource, PreparedFrame, bound_mask
-from r3avatar.captures.schedule import Schedule
+from r3avatar.captures.schedule import Step
 from r3avatar.captures.step_memory import StepMemory, StepTables
 from r3avatar.types import Batch
 
@@ -79,13 +79,13 @@ class DeviceFrames:
 
 
 class ResidentBatches:
-    """The batches of a schedule's steps out of `DeviceFrames`, anew from its position at each pass."""
+    """The batches of some steps out of `DeviceFrames`; each pass iterates the steps anew."""
 
-    def __init__(self, frames: DeviceFrames, schedule: Schedule):
-        self.frames, self._schedule = frames, schedule
+    def __init__(self, frames: DeviceFrames, steps: Iterable[Step]):
+        self.frames, self._steps = frames, steps
 
     def __iter__(self) -> Iterator[Batch]:
-        return (self.frames.batch(*step) for step in self._schedule)
+        return (self.frames.batch(*step) for step in self._steps)
 
 
 def training_batches(
@@ -93,11 +93,11 @@ def training_batches(
     source: FrameSource,
     frames: list[int],
     cameras: list[int],
-    schedule: Schedule,
+    steps: Iterable[Step],
     device: torch.device,
     gpu_gib: float | None = None,
 ) -> ResidentBatches | FrameStream:
-    """A schedule's batches on a device: from its memory where the frames fit, otherwise streamed; the log says which.
+    """The batches of steps on a device: from its memory where the frames fit, otherwise streamed; the log says which.
 
     frames, cameras: the split's, as positions in the capture's lists. gpu_gib: GiB that the frames may take; None: 40 %
     of what is free; 0: stream. Without the cache, frames that fit are prepared once, here. All batches have one size:
@@ -116,10 +116,10 @@ def training_batches(
     if _bytes(windows) > limit:
         slow = ", each prepared at every use (turn the cache on)" if isinstance(source, DirectFrames) else ""
         _log.info("training batches: streaming to the %s: %s, over %s%s", place, size, why, slow)
-        return FrameStream(source, tables, frames, cameras, schedule, device)
+        return FrameStream(source, tables, frames, cameras, steps, device)
     pixels = _load(source, pairs, windows, device)
     _log.info("training batches: %s, on the %s", size, place)
-    return ResidentBatches(DeviceFrames(tables, pixels), schedule)
+    return ResidentBatches(DeviceFrames(tables, pixels), steps)
 
 
 def _budget(device: torch.device, gpu_gib: float | None) -> tuple[float, str]:

@@ -16,6 +16,7 @@ from r3avatar.evaluation.media import error_map, strip, write_image
 from r3avatar.evaluation.metrics import psnr_pooled
 from r3avatar.training.density import DensityControl, NoDensityControl, apply_edit
 from r3avatar.training.module import AvatarModule
+from r3avatar.training.replicas import Replicas, replicas_of
 from r3avatar.types import Batch, RenderOutput
 
 
@@ -28,11 +29,19 @@ def peak_memory_gib() -> float:
 
 
 class DensityCallback(pl.Callback):
-    """Feeds the density control with every step's gradients and applies what it decides."""
+    """Feeds the density control with every step's gradients and applies what it decides.
+
+    Replicas observe their shards alone. Before an edit they bring their statistics together, and then find the same
+    edit; before a checkpoint too, whose statistics rank 0 goes on with.
+    """
 
     def __init__(self, density: DensityControl | NoDensityControl, width: int, height: int):
         """width, height: pixels of the training cameras' whole frames; gradients are measured in their NDC units."""
         self.density, self.width, self.height = density, width, height
+        self.replicas: Replicas | None = None
+
+    def setup(self, trainer, module: AvatarModule, stage: str) -> None:
+        self.replicas = replicas_of(trainer)
 
     def on_train_start(self, trainer, module: AvatarModule) -> None:
         module.observer = self
@@ -47,21 +56,40 @@ class DensityCallback(pl.Callback):
 
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch: Batch, batch_idx) -> None:
         if self.density.collecting(module.images):
-            self.density.advance(batch.rgb.shape[0])
+            parts = 1 if self.replicas is None else self.replicas.shard.frame_parts
+            self.density.advance(parts * batch.rgb.shape[0])
         if not self.density.due(module.images):
             return
         module.check_finite()  # an edit waits for the device anyway
-        canonical = module.avatar.gaussians
+        canonical, optimizer = module.avatar.gaussians, module.optimizers().optimizer
+        self._bring_together()
         edit = self.density.step(canonical, module.images, module.extent)
         if edit is not None:
-            apply_edit(module.optimizers().optimizer, canonical, edit)
+            apply_edit(optimizer, canonical, edit)
+        if self.replicas is not None:
+            self.replicas.check(optimizer, f"after the density edit at {module.images} images")
         module.rasterizer.check_capacity()
 
+    def _bring_together(self) -> None:
+        """Give all replicas the statistics of all of them; every one calls it."""
+        if self.replicas is not None and isinstance(self.density, DensityControl) and self.density.statistics.frames:
+            self.density.statistics.all_reduce(seen_elsewhere=not self.replicas.shard.first_view)
+
+    def _leave_to_first(self) -> None:
+        """Forget what rank 0 remembers for all."""
+        if self.replicas is not None and self.replicas.rank and isinstance(self.density, DensityControl):
+            self.density.statistics.forget_interval()
+
     def state_dict(self) -> dict:
-        return self.density.state_dict()
+        """The same for any number of replicas, every one of which calls it."""
+        self._bring_together()
+        state = self.density.state_dict()
+        self._leave_to_first()
+        return state
 
     def load_state_dict(self, state_dict: dict) -> None:
         self.density.load_state_dict(state_dict)
+        self._leave_to_first()
 
 
 class ProgressCallback(pl.Callback):
@@ -76,7 +104,10 @@ class ProgressCallback(pl.Callback):
         self._bar: tqdm | None = None
 
     def on_train_start(self, trainer, module: AvatarModule) -> None:
-        self._bar = tqdm(total=100, unit="%", desc="training", dynamic_ncols=True, bar_format="{l_bar}{bar}|{postfix}")
+        self._bar = tqdm(
+            total=100, unit="%", desc="training", dynamic_ncols=True, bar_format="{l_bar}{bar}|{postfix}",
+            disable=not trainer.is_global_zero,
+        )  # fmt: skip
         self._recent.append((module.seconds, module.images))
 
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
@@ -89,6 +120,8 @@ class ProgressCallback(pl.Callback):
         values = {f"loss/{k}": float(v.detach()) for k, v in outputs.items() if k != "loss"}
         truth = batch.rgb.float() / 255
         values["train/psnr"] = float(psnr_pooled(module.render.rgb.flatten(0, 1), truth.flatten(0, 1)).mean())
+        if module.replicas is not None:  # each has its shard's
+            values = module.replicas.mean(values)
         values |= {
             "train/images": float(module.images),
             "train/progress": module.progress,

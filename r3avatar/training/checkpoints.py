@@ -181,9 +181,10 @@ class CheckpointCallback(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, module: AvatarModule) -> None:
         if module.images != self._images:
             self._save(trainer, module)
+        stop, _ = self._agreed(trainer, at_once=True)
         if self._signals is not None:
             self._signals.release()
-            if self._signals.requested is not None:
+            if stop:
                 self._stop(module)
 
     def on_exception(self, trainer: pl.Trainer, module: AvatarModule, exception: BaseException) -> None:

@@ -200,9 +200,8 @@ class AvatarModule(pl.LightningModule):
         return (*parameters, len(self.avatar.gaussians), self.rasterizer.generation, buffer)
 
     def forget_recordings(self) -> None:
-        """Let go of recorded steps; the next one is recorded anew."""
-        if self._graph is not None:
-            self._graph = RecordedFunction()
+        """Let go of recorded steps; the next training records anew."""
+        self._graph = None
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         if self.budget.progress(self.images, self.seconds) >= 1 and self.device.type == "cuda":

@@ -32,6 +32,12 @@ class ReplicaStrategy(SingleDeviceStrategy):
     def is_global_zero(self) -> bool:
         return self.replicas.rank == 0
 
+    def teardown(self) -> None:
+        module = self.lightning_module
+        if module is not None:
+            module.forget_recordings()  # NCCL's communicator waits for recordings that use it
+        super().teardown()
+
     def barrier(self, *args: Any, **kwargs: Any) -> None:
         self.replicas.barrier()
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from r3avatar.body import BodyModel
 from r3avatar.captures import Capture, CaptureDataModule, write_recording
+from r3avatar.captures.shard import Shard
 from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
 from r3avatar.rasterizer.projection import scene_extent
 from r3avatar.run import RECORDING, RunError, changed_keys, check_run_folder, create_run_folder, update_metrics
@@ -22,10 +23,12 @@ from r3avatar.training.callbacks import DensityCallback, MediaCallback, Progress
 from r3avatar.training.checkpoints import CheckpointCallback
 from r3avatar.training.module import AvatarModule, Budget
 from r3avatar.training.not_finite import explain_step
+from r3avatar.training.processes import Processes
 from r3avatar.training.profiling import ProfileCallback
 from r3avatar.training.stopping import NotFinite, StopSignals
 from r3avatar.verbs.failures import explained
 from r3avatar.verbs.parts import build, build_avatar, build_retriever, choose_device
+from r3avatar.verbs.several_processes import by_first, count_processes, meet, start_processes
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +41,10 @@ def run_folder(config: DictConfig) -> Path:
     return folder
 
 
-def build_data(config: DictConfig, capture: Capture, body: BodyModel) -> CaptureDataModule:
-    """The DataModule of a configuration."""
+def build_data(
+    config: DictConfig, capture: Capture, body: BodyModel, shard: Shard | None = None
+) -> CaptureDataModule:
+    """The DataModule of a configuration; shard: this process's part of a step, where several train one avatar."""
     return CaptureDataModule(
         capture,
         body,
@@ -52,6 +57,7 @@ def build_data(config: DictConfig, capture: Capture, body: BodyModel) -> Capture
         seed=config.seed,
         validation_frames=config.validation.frames,
         overfit_frames=config.overfit_frames,
+        shard=shard,
     )
 
 
@@ -85,8 +91,15 @@ def checkpoint_to_resume(folder: Path, resume: bool | str) -> Path | None:
 def run(config: DictConfig) -> float | None:
     """Train, evaluate, and return the last validation PSNR (what a hyper-parameter search maximises).
 
+    With several devices it starts a process for each, or is one of them.
+
     Raises `Stopped` with an exit code where a signal, the disk, the memory or a step that is not finite ends the run.
     """
+    if count_processes(config) > 1 and Processes.started() is None:
+        code = start_processes(config, run_folder(config))
+        if code:
+            raise SystemExit(code)
+        return None
     with StopSignals() as signals, explained(config):
         return _run(config, signals)
 
@@ -95,28 +108,31 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
     folder = run_folder(config)
     if config.overwrite and config.resume:
         raise RunError(f"overwrite=true and resume={config.resume} exclude each other")
-    if str(config.trainer.devices) != "1":
-        raise RunError(f"trainer.devices={config.trainer.devices}: one avatar trains on one device; sweeps use several")
-    check_run_folder(folder, reuse=bool(config.resume or config.overwrite))
+    replicas = meet(config)
+    first = replicas is None or replicas.rank == 0
+    by_first(replicas, lambda: check_run_folder(folder, reuse=bool(config.resume or config.overwrite)))
     last = checkpoint_to_resume(folder, config.resume)
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     capture, body = instantiate(config.capture), instantiate(config.body)
-    data, module = build_data(config, capture, body), build_module(config, capture, body)
+    data, module = build_data(config, capture, body, replicas and replicas.shard), build_module(config, capture, body)
     density = instantiate(config.density)
     data.prepare_data()
 
+    def make_folder() -> None:
+        if config.overwrite:
+            for part in ("checkpoints", "media", "metrics.json"):
+                path = folder / part
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        if last is not None:
+            for change in changed_keys(folder, config):
+                log.warning("goes on with another %s", change)
+        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+        create_run_folder(folder, config, overrides)
+        write_recording(folder / RECORDING, capture)
+
     # What the configuration or the data lack has been found by now: a run that cannot start leaves no folder behind.
-    if config.overwrite:
-        for part in ("checkpoints", "media", "metrics.json"):
-            path = folder / part
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-    if last is not None:
-        for change in changed_keys(folder, config):
-            log.warning("goes on with another %s", change)
-    overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-    create_run_folder(folder, config, overrides)
-    write_recording(folder / RECORDING, capture)
+    by_first(replicas, make_folder)
     camera = capture.cameras[capture.camera_index(capture.split("train").cameras[0])]
     callbacks = [
         DensityCallback(density, camera.width, camera.height),
@@ -124,11 +140,11 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
     ]
     if config.media:
         callbacks.append(MediaCallback(str(folder / "media" / "training")))
-    if config.profile.steps:
+    if config.profile.steps and first:
         callbacks.append(ProfileCallback(folder / "profile", config.profile.skip, config.profile.steps))
     every = config.checkpoint.every_images, config.checkpoint.every_minutes
     callbacks.append(CheckpointCallback(str(folder / "checkpoints"), signals, *every))
-    logger = build(config.logger, save_dir=str(folder / "logs"))
+    logger = build(config.logger, save_dir=str(folder / "logs")) if first else None
     if logger is not None:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
 
@@ -140,6 +156,7 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
         accelerator = {"cuda": "gpu"}.get(choose_device("auto", module.rasterizer).type, "cpu")
     trainer: pl.Trainer = instantiate(
         config.trainer,
+        **({} if replicas is None else {"replicas": replicas}),
         accelerator=accelerator,
         max_steps=steps or -1,
         val_check_interval=every if steps is None else min(every, steps),
@@ -150,14 +167,20 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
     try:
         trainer.fit(module, data, ckpt_path=None if last is None else str(last), weights_only=True)
     except NotFinite as error:
+        if not first:
+            raise
         raise explain_step(trainer, module, data, error.step, folder / "checkpoints") from error
     except RuntimeError as error:
-        if "returned nan values" not in str(error):  # what torch's anomaly detection says
+        if "returned nan values" not in str(error) or not first:  # what torch's anomaly detection says
             raise
         found = explain_step(trainer, module, data, data.schedule.position - 1, folder / "checkpoints")
         raise NotFinite(f"{found} ({error})", found.step) from error
     finally:
         _finish(logger)
+    if replicas is not None:
+        replicas.leave()
+        if not first:  # rank 0 evaluates
+            return None
     metrics = update_metrics(
         folder,
         train={
@@ -168,6 +191,7 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
             "curve": module.curve,
             "peak_memory_gib": round(peak_memory_gib(), 2),
             "device": str(trainer.strategy.root_device),
+            "devices": 1 if replicas is None else replicas.count,
         },
         **{split: None for split in SPLITS},
         notes={split: "not computed: evaluate=false; run r3avatar evaluate run=" + str(folder) for split in SPLITS},
