@@ -8,22 +8,23 @@ next one goes on. One process at a time prepares (a file lock); any number read.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import logging
 import multiprocessing
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from torch import Tensor, nn
 
 from r3avatar.captures.boxes import PosableBody, body_bounds
-from r3avatar.captures.cache_writer import full_disk_error, write_missing
+from r3avatar.captures.cache_writer import FULL_DISK, full_disk_error, write_missing
 from r3avatar.captures.capture import Capture
 from r3avatar.captures.prepared_frame import PreparedFrame, bound_mask
 from r3avatar.captures.segment import (
@@ -68,7 +69,7 @@ def prepare(
     `default_cache_dir()`. workers: processes that prepare frames, 0 = this one, None = one a core (this one for a few
     frames); they are spawned, so a script must guard its entry with `if __name__ == "__main__"`.
     RuntimeError where it does not. OSError for a full disk, with what is missing; the frames that were finished stay
-    and are not prepared again.
+    and are not prepared again. PermissionError for a folder that cannot be written and lacks frames.
     """
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         # A spawned process that is still importing the script would wait for its parent's lock for ever.
@@ -78,8 +79,15 @@ def prepare(
         )
     needed = sorted(set(needed if needed is not None else frames_of_splits(capture, capture.splits)))
     folder = cache_folder(capture, body, cache_dir)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    try:
+        lock = _lock_file(folder)
+    except OSError as error:
+        store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
+        if all(pair in store for pair in needed):  # a finished cache that others may only read
+            return store
+        raise _unwritable(folder, len(needed), error) from error
+    with lock:
+        _wait_for(lock, folder)
         bounds = _stored_bounds(folder, capture, body)
         _remove_leftovers(folder)
         store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
@@ -118,6 +126,11 @@ class FrameStore:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    @property
+    def bytes_on_disk(self) -> int:
+        """Size of the segments' files together."""
+        return sum(path.stat().st_size for path in self._segments)
 
     def get(self, camera: int, frame: int) -> PreparedFrame:
         """The prepared frame of a camera and a frame (by position), as views of the mapped file."""
@@ -162,27 +175,49 @@ def _body_hash(body: PosableBody) -> str:
     return digest.hexdigest()
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock; the system releases it when the process ends, however it ends."""
-    with open(folder / "lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _log.warning("another process prepares %s; waiting for it", folder)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _lock_file(folder: Path) -> IO:
+    """The folder's lock, open and not yet taken; the folder is made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return open(folder / "lock", "w")
+
+
+def _wait_for(lock: IO, folder: Path) -> None:
+    """Take the folder's lock; the system releases it when the file is closed or the process ends, however it ends."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        _log.warning("another process prepares %s; waiting for it", folder)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+
+
+def _unwritable(folder: Path, needed: int, error: OSError) -> OSError:
+    """The error for a cache folder in which nothing can be written."""
+    if error.errno in FULL_DISK:
+        return full_disk_error(folder, needed, "the disk is full")
+    return PermissionError(
+        error.errno,
+        f"the frame cache cannot be written there ({error.strerror}), and lacks frames that are needed. Fix: set "
+        "R3AVATAR_CACHE or cache.folder to a folder of yours, or do without the cache (cache.folder=off)",
+        str(folder),
+    )
 
 
 def _stored_bounds(folder: Path, capture: Capture, body: PosableBody) -> np.ndarray:
     """The posed body's boxes [F, 2, 3] of every frame, computed once a folder."""
-    path = folder / "bounds.npy"
+    path, partial = folder / "bounds.npy", folder / "bounds.partial"
     if not path.exists():
-        (folder / "about.json").write_text(json.dumps(_about(capture, body), indent=1, sort_keys=True))
-        partial = folder / "bounds.partial"
-        with open(partial, "wb") as file:
-            np.save(file, body_bounds(body, capture.poses, capture.box_margin), allow_pickle=False)
-        os.replace(partial, path)
+        about = json.dumps(_about(capture, body), indent=1, sort_keys=True)
+        content = io.BytesIO()  # np.save into a file would not say why a disk took no more
+        np.save(content, body_bounds(body, capture.poses, capture.box_margin), allow_pickle=False)
+        try:
+            (folder / "about.json").write_text(about)
+            with open(partial, "wb") as file:
+                file.write(content.getbuffer())
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(partial, path)
+        except OSError as error:
+            raise _unwritable(folder, len(capture.frame_ids), error) from error
     return np.load(path, allow_pickle=False)
 
 

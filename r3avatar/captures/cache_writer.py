@@ -23,12 +23,15 @@ _WORTH_PROCESSES = 64  # frames; starting processes takes some seconds
 _log = logging.getLogger(__name__)
 
 
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+
+
 def full_disk_error(folder: Path, missing: int, need: str) -> OSError:
     """The error for a disk that cannot take the missing frames."""
     return OSError(
         errno.ENOSPC,
         f"the frame cache needs room for {missing} more frames: {need}. Finished frames are kept. Fix: free space, "
-        "set R3AVATAR_CACHE or the cache key to a folder on another disk, or turn the cache off (cache=off)",
+        "set R3AVATAR_CACHE or cache.folder to a folder on another disk, or do without the cache (cache.folder=off)",
         str(folder),
     )
 
@@ -63,7 +66,7 @@ def write_missing(
                 finished += count
                 bar.update(count)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno in FULL_DISK:
                 raise full_disk_error(folder, len(missing) - finished, "the disk is full") from error
             raise
 

@@ -90,7 +90,7 @@ def body():
     return load_body("demo")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def small():
     """The helpers above as one object, as tests cannot import them."""
 

@@ -2,11 +2,10 @@
 
 import errno
 import logging
-import multiprocessing
 import os
 import pickle
+import re
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -16,7 +15,7 @@ import h5py
 import numpy as np
 import pytest
 
-from r3avatar.captures import CaptureError, DnaRendering, body_bounds, cache_writer, frames_of_splits, prepare, segment
+from r3avatar.captures import CaptureError, DnaRendering, body_bounds, cache_writer, frames_of_splits, prepare
 from r3avatar.captures.cache import cache_folder, default_cache_dir
 from r3avatar.captures.prepared_frame import BOUND, PERSON, DirectFrames
 
@@ -37,9 +36,7 @@ class CountedReads(DnaRendering):
 
 @pytest.fixture
 def counted(shared_pair, small):
-    return CountedReads(
-        shared_pair, "0012_09", splits=small.SPLITS, recorded=(0, 3), hand_mean=None, scale=0.5
-    )
+    return CountedReads(shared_pair, "0012_09", splits=small.SPLITS, recorded=(0, 3), hand_mean=None, scale=0.5)
 
 
 def _prepare(capture, body, folder, **keywords):
@@ -129,29 +126,6 @@ def test_default_folder(monkeypatch, tmp_path):
     assert default_cache_dir() == tmp_path / ".cache/r3avatar"
 
 
-def _prepare_slowly(capture, body, folder):
-    cache_writer._FRAMES_A_SEGMENT = 2
-    _prepare(capture, body, folder)
-
-
-def test_a_killed_run_is_taken_up(counted, body, tmp_path):
-    slow = CountedReads(**{**counted._arguments, "pause": 0.25})
-    process = multiprocessing.get_context("spawn").Process(target=_prepare_slowly, args=(slow, body, tmp_path))
-    process.start()
-    folder = cache_folder(counted, body, tmp_path)
-    while len(list(folder.rglob("*.frames"))) < 2 or not list(folder.rglob("*.partial")):
-        assert process.is_alive()
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert process.exitcode == -signal.SIGKILL
-    finished = len(list(folder.rglob("*.frames")))
-    store = _prepare(counted, body, tmp_path)
-    assert len(store) == 10 and len(counted.reads) <= 10 - 2 * (finished - 1)
-    assert not list(folder.rglob("*.partial"))
-    _assert_same(store, counted, body, frames_of_splits(counted, counted.splits))
-
-
 def test_one_prepares_and_the_others_wait(counted, body, tmp_path, caplog):
     slow = CountedReads(**{**counted._arguments, "pause": 0.03})
     stores = []
@@ -168,24 +142,6 @@ def test_one_prepares_and_the_others_wait(counted, body, tmp_path, caplog):
             thread.join()
     assert not counted.reads and [len(store) for store in stores] == [10, 10]
     assert "another process prepares" in caplog.text
-
-
-def test_a_full_disk_keeps_what_is_finished(counted, body, tmp_path, monkeypatch):
-    synced = []
-
-    def fsync(descriptor):
-        synced.append(descriptor)
-        if len(synced) == 3:
-            raise OSError(errno.ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(cache_writer, "_FRAMES_A_SEGMENT", 1)
-        patch.setattr(segment.os, "fsync", fsync)
-        with pytest.raises(OSError, match=r"needs room for 8 more frames: the disk is full\. Finished frames are kept"):
-            _prepare(counted, body, tmp_path)
-    assert not list(tmp_path.rglob("*.partial"))
-    counted.reads.clear()
-    assert len(_prepare(counted, body, tmp_path)) == 10 and len(counted.reads) == 8
 
 
 def test_a_disk_too_small_is_noticed_before_work(counted, body, tmp_path, monkeypatch):
@@ -208,10 +164,22 @@ def test_damaged_segments_are_prepared_again(counted, body, tmp_path, caplog, ke
     _assert_same(store, counted, body, frames_of_splits(counted, counted.splits))
 
 
-def test_worker_processes_make_the_same(counted, body, tmp_path):
-    store = _prepare(counted, body, tmp_path, workers=2)
-    assert not counted.reads  # all of them elsewhere
-    _assert_same(store, counted, body, frames_of_splits(counted, counted.splits))
+def test_worker_processes_make_the_same(capture, body, tmp_path):
+    store = _prepare(capture, body, tmp_path, workers=2)
+    _assert_same(store, capture, body, frames_of_splits(capture, capture.splits))
+
+
+def test_progress_says_how_long_it_takes(counted, body, tmp_path, capsys):
+    counted.pause = 0.12  # above the bar's shortest interval
+    shown = r"preparing 0012_09: +\d+%.*?(\d+)/10 \[[\d:]+<([\d:?]+), +[\d.?]+ ?(?:frame/s|s/frame)"
+    _prepare(counted, body, tmp_path, progress=True, needed=[(0, 0), (2, 3), (2, 4)])
+    assert "/3 [" in capsys.readouterr().err
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cache_writer, "_FRAMES_A_SEGMENT", 1)
+        _prepare(counted, body, tmp_path, progress=True)
+    steps = re.findall(shown, capsys.readouterr().err)
+    assert list(dict.fromkeys(int(count) for count, _ in steps)) == list(range(3, 11)), "what was finished before counts"
+    assert steps[-1] == ("10", "00:00") and all(re.fullmatch(r"\d\d:\d\d", left) for _, left in steps[1:])
 
 
 def test_a_worker_process_reports_what_is_damaged(pair, small, body, tmp_path):
