@@ -20,6 +20,7 @@ COLOURS = np.array([[86, 180, 233], [0, 114, 178], [240, 228, 66], [230, 159, 0]
 NAMES = ("l leg", "r leg", "centre", "l arm", "r arm")
 SPAN = 240  # frames of the timeline that are in sight at once
 REMEMBERED = 128  # thumbnails
+LEAST = 256  # pixels of height that the panel is drawn for
 BACKGROUND = 24
 
 
@@ -40,11 +41,12 @@ class PictureInPicture:
         height: int,
     ):
         """recorded: first frame id and length; thumbnail: the picture [h, w, 3] uint8 of a recorded frame, by its id;
-        height: H of the picture. The panel is 7/10 as wide, 220 pixels at least."""
+        height: H of the picture. The panel is 7/8 as wide; below LEAST it is drawn larger and scaled down."""
         self.body, self.thumbnail, self.recorded = body, thumbnail, recorded
         self.times = retrieved.times.cpu().double().numpy() + recorded[0]  # [Q, 5] recorded frames
         self.jumps = retrieved.jump.cpu().numpy()
-        self.height, self.width = height, max(220, 2 * round(0.35 * height))
+        self.shown, self.height = height, max(LEAST, height)
+        self.width = 2 * round(0.4375 * self.height)
         self.part_of = np.zeros(body.num_joints, np.int64)
         for part, joints in enumerate(BLENDING_JOINTS[body.kind]):
             self.part_of[list(joints)] = part
@@ -53,13 +55,12 @@ class PictureInPicture:
     def __call__(self, frame: int, pose: BodyPose, camera: Cameras) -> np.ndarray:
         """The panel of query frame number `frame`: its pose [1] and the camera that the picture was taken with."""
         rows = int(0.42 * self.height), int(0.36 * self.height)
-        return np.concatenate(
-            [
-                self._body(rows[0], pose, camera),
-                self._frames(rows[1], frame),
-                self._timeline(self.height - sum(rows), frame),
-            ]
-        )
+        timeline = self._timeline(self.height - sum(rows), frame)
+        panel = np.concatenate([self._body(rows[0], pose, camera), self._frames(rows[1], frame), timeline])
+        if self.shown == self.height:
+            return panel
+        width = 2 * round(self.width / 2 * self.shown / self.height)
+        return cv2.resize(panel, (width, self.shown), interpolation=cv2.INTER_AREA)
 
     @torch.no_grad()
     def _body(self, height: int, pose: BodyPose, camera: Cameras) -> np.ndarray:

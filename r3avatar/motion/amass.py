@@ -29,6 +29,7 @@ from r3avatar.motion.motion import (
     read_npz,
     rest_joints,
     shaped_pose,
+    stated_rate,
     turn_world,
 )
 from r3avatar.types import BodyPose
@@ -136,12 +137,8 @@ def _same_length(path: Path, name: str, value: np.ndarray, F: int) -> np.ndarray
 
 
 def _motion(path, arrays, theta, trans, body, like, fps, up) -> Motion:
-    stated = next((arrays[key] for key in RATE_KEYS if key in arrays), None)
-    if stated is not None:
-        if stated.size != 1 or stated.dtype.kind not in "fiu":
-            raise MotionError(f"{path}: the frame rate is {stated.dtype} {list(stated.shape)}; expected one number")
-        fps = float(stated.reshape(()))
-    fps = check_rate(path, fps, f"none of the keys {', '.join(RATE_KEYS)}")
+    stated = stated_rate(path, arrays, RATE_KEYS)
+    fps = check_rate(path, fps if stated is None else stated, f"none of the keys {', '.join(RATE_KEYS)}")
     theta, Th = turn_world(theta, trans, UPS[up], rest_joints(body, like)[0])
     check_finite(path, "translation", Th)
     return Motion(shaped_pose(theta, Th, like), fps, path.stem)

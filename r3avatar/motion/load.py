@@ -53,7 +53,7 @@ def load_motion(
         body, like: the avatar's body, and the capture's poses [F]; shape and expression are those of its first frame.
         fps: frames a second to resample to, the capture's; None keeps the motion's own. Retrieval compares changes of
             pose from frame to frame, so that another rate finds other times.
-        motion_fps: the motion's rate where its file states none.
+        motion_fps: the motion's rate where its file states none; refused where it states another.
         skeleton: the .asf of an .amc; None looks for it beside the clip.
         up: 'auto' (AMASS: z; SMPL-X: y; BVH and ASF: as in their rest pose), 'y', 'z' or '-y' (camera coordinates).
         root: 'keep' or 'in_place' (the way over the ground is taken out, rising and falling are kept).
@@ -92,6 +92,11 @@ def load_motion(
     else:
         found = f"an .npz with {', '.join(sorted(arrays)) or 'nothing'}" if suffix == ".npz" else f"'{path.suffix}'"
         raise MotionError(f"{path} is {found}; accepted are {ACCEPTED}")
+    if motion_fps is not None and abs(motion.fps - motion_fps) > 1e-3 * motion.fps:
+        raise MotionError(
+            f"{path} states {motion.fps:g} frames a second, motion_fps={motion_fps:g}; motion_fps is for files that "
+            "state none: leave it out"
+        )
     motion = resample(motion, fps or motion.fps, start, end)
     upwards = snapped(np.asarray(world_up, dtype=np.float64))
     if not own or place:

@@ -45,6 +45,10 @@ UPS = {
 """Rotations [3, 3] to a world with y up, from one in which the named axis is up ('-y': camera coordinates)."""
 
 
+RATES = 1, 10000
+"""Frames a second that a motion may have; anything else is a mistake in its unit."""
+
+
 def rest_joints(body: BodyModel, like: BodyPose) -> np.ndarray:
     """Rest joints [J, 3] float64, metres, of the body in the shape of `like`'s first frame."""
     device = body.v_template.device
@@ -131,10 +135,22 @@ def check_finite(path: Path, name: str, value: np.ndarray) -> None:
         raise MotionError(f"{path}: {name} of frame {int(bad.argmax())} is not finite ({int(bad.sum())} such frames)")
 
 
+def stated_rate(path: Path, arrays: dict[str, np.ndarray], keys: Iterable[str]) -> float | None:
+    """The frame rate under the first of `keys` that an .npz has, None without; MotionError if it is not one number."""
+    value = next((arrays[key] for key in keys if key in arrays), None)
+    if value is None:
+        return None
+    if value.size != 1 or value.dtype.kind not in "fiu":
+        raise MotionError(f"{path}: the frame rate is {value.dtype} {list(value.shape)}; expected one number")
+    return float(value.reshape(()))
+
+
 def check_rate(path: Path, fps: float | None, stated: str) -> float:
-    """A usable frame rate; MotionError if it is missing or not positive. stated: where the file would state it."""
+    """A usable frame rate; MotionError if it is missing or out of RATES. stated: where the file would state it."""
     if fps is None:
         raise MotionError(f"{path} states no frame rate ({stated}); give it with motion_fps=, e.g. motion_fps=120")
-    if not (np.isfinite(fps) and fps > 0):
-        raise MotionError(f"{path}: the frame rate is {fps}; expected a positive number of frames a second")
+    if not RATES[0] <= fps <= RATES[1]:
+        raise MotionError(
+            f"{path}: the frame rate is {fps}; expected a positive number of frames a second, {RATES[0]} to {RATES[1]}"
+        )
     return float(fps)

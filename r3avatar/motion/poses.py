@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from r3avatar.captures import Capture
-from r3avatar.motion.motion import Motion, MotionError, check_rate, numbers, read_npz, shaped_pose
+from r3avatar.motion.motion import Motion, MotionError, check_rate, numbers, read_npz, shaped_pose, stated_rate
 from r3avatar.types import BodyPose
 
 __all__ = ["MotionError", "capture_motion", "read_pose_file"]
@@ -36,5 +36,6 @@ def read_pose_file(
     transl = numbers(path, arrays, "transl", [(3,)], accepted)
     if len(transl) != len(theta):
         raise MotionError(f"{path}: transl is {list(transl.shape)}, theta {list(theta.shape)}. Accepted: {accepted}")
-    fps = float(arrays["fps"]) if "fps" in arrays else default_fps
-    return Motion(shaped_pose(theta, transl, like), check_rate(path, fps, "key fps"), path.stem)
+    fps = stated_rate(path, arrays, ["fps"])
+    fps = check_rate(path, default_fps if fps is None else fps, "key fps")
+    return Motion(shaped_pose(theta, transl, like), fps, path.stem)
