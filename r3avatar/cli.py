@@ -144,6 +144,7 @@ def check(verb: str, arguments: list[str]):
     """
     from hydra import compose, initialize_config_module
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.core.override_parser.types import Glob
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -161,6 +162,9 @@ def check(verb: str, arguments: list[str]):
     def first(o) -> str:
         if not o.is_sweep_override():
             return o.input_line
+        if isinstance(o.value(), Glob):
+            group, pattern = o.input_line.split("=", 1)
+            return f"{group}={next(iter(o.value().filter(members.get(group, []))), pattern)}"
         value = next(o.sweep_string_iterator()) if not o.is_interval_sweep() else o.value().start
         return f"{o.input_line.split('=', 1)[0]}={value}"
 
@@ -177,7 +181,7 @@ def check(verb: str, arguments: list[str]):
         try:
             base = compose(verb, overrides=[first(o) for o in choices])
             keys = _flatten(base)
-            used = [g for g in members if f"{g}" in keys or g in ("experiment", "debug")]
+            used = [g for g in members if f"{g}" in keys or g in ("experiment", "paper", "debug")]
             for o in overrides:
                 key = o.key_or_group
                 if o in choices and key not in used:

@@ -6,15 +6,11 @@ import os
 import pickle
 import re
 import shutil
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import r3avatar.configs
 import torch
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 
 from r3avatar.body import load_body
 from r3avatar.captures import CaptureError, HandPca, MvHumanNet, Split, prepare, read_hand_pca
@@ -293,23 +289,3 @@ def test_wrong_settings_are_refused(written):
     ]:
         with pytest.raises(error, match=message):
             _open(written[2], **changes)
-
-
-CONFIGS = Path(r3avatar.configs.__file__).parent
-TRAIN = [4, 5, 6, 9, 10, 12, 13, 14, 17, 20, 21, 27, 32, 33, 36, 40, 41, 42, 48, 49, 58, 60]
-TEST = [16, 22, 29, 34, 38, 44, 55, 57]
-
-
-@pytest.mark.parametrize("name", ["mvhumannet", "mvhumannet_published"])
-def test_configuration_names_the_methods_splits(name):
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        config = compose(overrides=[f"+capture={name}", "+body=demo"]).capture
-    OmegaConf.set_readonly(config, True)
-    splits = {key: Split.parse(value.cameras, value.frames) for key, value in config.splits.items()}
-    test = sorted([*TEST, 27]) if name == "mvhumannet_published" else TEST
-    assert splits == {
-        "train": Split([f"CC32871A{c:03d}" for c in TRAIN], list(range(150))),
-        "novel_view": Split([f"CC32871A{c:03d}" for c in test], list(range(0, 150, 3))),
-        "novel_pose": Split([f"CC32871A{c:03d}" for c in test], list(range(200, 300, 10))),
-    }
-    assert (config.scale, config.recorded, config.hands.num_components) == (0.25, [0, 150], 6)
