@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,8 @@ from r3avatar.training.fused_adam import FusedAdam
 from r3avatar.training.schedules import log_linear
 
 GROUPS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement")
+BATCH_RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
+"""Exponents of a step's number of images."""
 
 
 def make_optimizer(
@@ -70,24 +70,30 @@ class LearningRates:
     final: factor at the end, one a group (absent: 1, no decay). Published: positions 0.01 over 30000 images
     whatever the run's length, all others constant; by default here every group decays, over the run's length.
     decay_images: length of the schedule in images; None: the run's whole budget (images or minutes, whichever leads).
-    batch_rule: factor for steps of B images: 'sqrt' (sqrt B, Adam's noise scale), 'linear' (B) or 'none'.
+    batch_rule: factor for steps of B images: 'sqrt' (sqrt B, Adam's noise scale), 'linear' (B) or 'none'; one for all
+        groups, or one a group under its name and the others' as 'default'.
     """
 
-    def __init__(self, final: dict[str, float], decay_images: int | None = None, batch_rule: str = "sqrt"):
-        unknown = set(final) - set(GROUPS)
+    def __init__(
+        self, final: dict[str, float], decay_images: int | None = None, batch_rule: str | dict[str, str] = "sqrt"
+    ):
+        rules = {"default": batch_rule} if isinstance(batch_rule, str) else dict(batch_rule)
+        unknown = (set(final) | set(rules) - {"default"}) - set(GROUPS)
         if unknown:
             raise ValueError(f"learning rates of unknown groups {sorted(unknown)}; there are {', '.join(GROUPS)}")
-        if batch_rule not in ("none", "sqrt", "linear"):
-            raise ValueError(f"batch_rule '{batch_rule}' is none of none, sqrt, linear")
-        self.final, self.decay_images, self.batch_rule = dict(final), decay_images, batch_rule
+        for rule in rules.values():
+            if rule not in BATCH_RULES:
+                raise ValueError(f"batch_rule '{rule}' is none of {', '.join(BATCH_RULES)}")
+        self.final, self.decay_images = dict(final), decay_images
+        default = rules.get("default", "sqrt")
+        self.batch_rules = {name: rules.get(name, default) for name in GROUPS}
         self.current: dict[str, float] = {}  # as last applied
 
     def apply(self, optimizer: torch.optim.Optimizer, progress: float, images: int, batch: int) -> None:
         """Set every group's rate at `progress` (0 to 1) of the budget, after `images` images, for steps of `batch`."""
         u = progress if self.decay_images is None else images / self.decay_images
-        step = {"none": 1.0, "sqrt": math.sqrt(batch), "linear": float(batch)}[self.batch_rule]
         for group in optimizer.param_groups:
-            start = group["initial_lr"] * step
+            start = group["initial_lr"] * batch ** BATCH_RULES[self.batch_rules[group["name"]]]
             rate = log_linear(start, start * self.final.get(group["name"], 1.0), u)
             self.current[group["name"]] = rate
             if isinstance(group["lr"], Tensor):

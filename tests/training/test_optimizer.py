@@ -61,6 +61,16 @@ def test_rule_for_larger_steps(rule, factor):
     assert optimizer.param_groups[0]["lr"] == pytest.approx(factor)
 
 
+def test_a_group_may_have_a_rule_of_its_own():
+    optimizer = _optimizer()
+    first, second = (group["name"] for group in optimizer.param_groups[:2])
+    rates = LearningRates({}, batch_rule={"default": "linear", second: "none"})
+    rates.apply(optimizer, 0.3, 0, 9)
+    assert [group["lr"] for group in optimizer.param_groups[:2]] == pytest.approx([9, 1])
+    LearningRates({}, batch_rule={second: "linear"}).apply(optimizer, 0.3, 0, 9)
+    assert optimizer.param_groups[0]["name"] == first and optimizer.param_groups[0]["lr"] == pytest.approx(3)
+
+
 def test_published_schedule_counts_images():
     optimizer = _optimizer()
     LearningRates({"positions": 0.01}, decay_images=30000, batch_rule="none").apply(optimizer, 0.9, 15000, 1)
@@ -70,5 +80,7 @@ def test_published_schedule_counts_images():
 def test_unknown_groups_and_rules_are_refused():
     with pytest.raises(ValueError, match="unknown groups"):
         LearningRates({"plane": 0.1})
+    with pytest.raises(ValueError, match="unknown groups"):
+        LearningRates({}, batch_rule={"plane": "sqrt"})
     with pytest.raises(ValueError, match="none, sqrt, linear"):
         LearningRates({}, batch_rule="cubic")
