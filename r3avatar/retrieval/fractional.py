@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import torch
+from numba import njit
 from torch import Tensor
 
 from r3avatar.retrieval.index import PartIndex
@@ -34,3 +38,51 @@ def fractional_times(index: PartIndex, times: Tensor, query: Tensor, ids: Tensor
         nearer = found < distance
         best, distance = torch.where(nearer, start + along * t, best), torch.where(nearer, found, distance)
     return best, distance
+
+
+@njit(cache=True, nogil=True)
+def live_times(query, bank, starts, rows, times, gap, angles):
+    """`fractional_times` of one frame and every part, in float64 on the host: times [P] and distances [P].
+
+    query [S, C] and bank [T, S, C] as `PrunedSearch` keeps them, starts [P + 1] of the parts in S, rows [P] the chosen
+    frames; gap = 0: the frames' own times. angles: `geodesic_distance`.
+    """
+    P = len(rows)
+    found, distances = np.empty(P), np.empty(P)
+    for p in range(P):
+        row, start = rows[p], times[rows[p]]
+        found[p], distances[p] = start, _between(query, bank, row, row, 0.0, starts[p], starts[p + 1], angles)
+        for side in (-1, 1):
+            beside = min(max(row + side, 0), len(bank) - 1)
+            if beside == row or abs(times[beside] - start) > gap:
+                continue
+            product = length = 0.0
+            for s in range(starts[p], starts[p + 1]):
+                for c in range(query.shape[1]):
+                    way = np.float64(bank[beside, s, c]) - bank[row, s, c]
+                    product += (np.float64(query[s, c]) - bank[row, s, c]) * way
+                    length += way * way
+            along = min(max(product / length, 0.0), 0.5) if length > 0 else 0.0
+            distance = _between(query, bank, row, beside, along, starts[p], starts[p + 1], angles)
+            if distance < distances[p]:
+                found[p], distances[p] = start + along * (times[beside] - start), distance
+    return found, distances
+
+
+@njit(cache=True, nogil=True)
+def _between(query, bank, row, beside, along, first, end, angles):
+    """The mean distance of the query to what lies `along` the way from a row to the one beside it."""
+    total = 0.0
+    for s in range(first, end):
+        chord = rest = 0.0
+        for c in range(query.shape[1]):
+            here = np.float64(bank[row, s, c])
+            square = (query[s, c] - here - along * (bank[beside, s, c] - here)) ** 2
+            if c < 9:
+                chord += square
+            else:
+                rest += square
+        if angles:
+            chord = (2.0 * math.asin(min(1.0, math.sqrt(chord) / 2.0))) ** 2
+        total += math.sqrt(chord + rest)
+    return total / (end - first)

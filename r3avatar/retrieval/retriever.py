@@ -9,7 +9,9 @@ from torch import Tensor
 
 from r3avatar.retrieval.embedding import pose_embedding
 from r3avatar.retrieval.index import PartIndex, resolve_backend
+from r3avatar.retrieval.live import LiveGreedy
 from r3avatar.retrieval.parts import EMBEDDED_JOINTS, JOINTS, PARTS, RETRIEVAL_JOINTS, check_kind
+from r3avatar.retrieval.pruned_search import PrunedSearch
 from r3avatar.retrieval.retrieved import Retrieved
 from r3avatar.retrieval.smoothing import greedy
 
@@ -23,6 +25,7 @@ class _Retriever(ABC):
         self.backend = resolve_backend(backend)
         self.times: Tensor | None = None  # [T] recorded frames that can be retrieved
         self._indices: list[PartIndex] = []
+        self.searches: PrunedSearch | None = None  # of live queries, made by the first
 
     @abstractmethod
     def _parts(self) -> tuple[tuple[int, ...], ...]:
@@ -55,7 +58,13 @@ class _Retriever(ABC):
             raise ValueError("no recorded frames to retrieve from: `theta` is empty, or `bank` is all false")
         self.times = times
         self._indices = [self._index(embedding, joints) for joints in self._parts()]
+        self.searches = None
         return self
+
+    def _spacing(self) -> float:
+        """Frames from one that can be retrieved to the next."""
+        assert self.times is not None
+        return float(self.times.double().diff().median()) if len(self.times) > 1 else 1.0
 
     def _index(self, embedding: Tensor, joints: tuple[int, ...]) -> PartIndex:
         return PartIndex(embedding, joints, self.backend)
@@ -117,8 +126,11 @@ class Retriever(_Retriever):
             history: [<=2, J, 3] the frames just before, for the first frames' rotation steps; clamped without it.
         """
         distances, times = self._search(theta, history, self.k)
-        spacing = float(self.times.double().diff().median()) if len(self.times) > 1 else 1.0
-        return greedy(distances, times, self.window * spacing)
+        return greedy(distances, times, self.window * self._spacing())
+
+    def live(self) -> LiveGreedy:
+        """A query whose frames come one by one, on the CPU."""
+        return LiveGreedy(self)
 
 
 class _WholeBody(_Retriever):

@@ -34,7 +34,7 @@ def greedy(distances: Tensor, times: Tensor, window: float = 3.0) -> Retrieved:
     d, t = (x.double().tolist() for x in (distances, times))
     rows, last = [], None
     for query in zip(d, t):
-        last = [_choose(*part, window, None if last is None else last[p][0]) for p, part in enumerate(zip(*query))]
+        last = [choose(*part, window, None if last is None else last[p][0]) for p, part in enumerate(zip(*query))]
         rows.append(last)
     # [Q, 5, 4]; an empty query has no rows to tell the shape from
     found = torch.tensor(rows, dtype=torch.float64).reshape(*distances.shape[:2], 4)
@@ -42,7 +42,7 @@ def greedy(distances: Tensor, times: Tensor, window: float = 3.0) -> Retrieved:
     return Retrieved(*floats, found[..., 3].to(distances.device, torch.int64))
 
 
-def _choose(
+def choose(
     distances: list[float], times: list[float], window: float, before: float | None
 ) -> tuple[float, float, float, int]:
     """A part's time in one frame, the time that it jumped from (NaN: it did not), its distance, and its neighbours.

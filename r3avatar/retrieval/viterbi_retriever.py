@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from r3avatar.retrieval.crossfade import CrossFade
 from r3avatar.retrieval.fractional import fractional_times
 from r3avatar.retrieval.index import PartIndex, pose_distance
+from r3avatar.retrieval.live import LiveRetrieval
 from r3avatar.retrieval.parts import BLENDING_JOINTS, EMBEDDED_JOINTS, JOINTS, PARTS, RETRIEVAL_JOINTS
 from r3avatar.retrieval.retrieved import Retrieved
 from r3avatar.retrieval.retriever import _Retriever
@@ -95,7 +95,7 @@ class ViterbiRetriever(_Retriever):
         return self._retrieved(embedding, times, ids, choice, _Thread(self._fade()))
 
     def live(self) -> LiveRetrieval:
-        """A query whose frames come one by one; `latency` = null counts as 0."""
+        """A query whose frames come one by one, on the CPU; `latency` = null counts as 0."""
         return LiveRetrieval(self)
 
     def _parts(self) -> tuple[tuple[int, ...], ...]:
@@ -114,9 +114,6 @@ class ViterbiRetriever(_Retriever):
         embedding, distances, ids = self._search_ids(theta, history, self.k)
         host = ids.cpu().numpy()
         return embedding, distances.double().cpu().numpy(), host, self.times.double().cpu().numpy()[host]
-
-    def _spacing(self) -> float:
-        return float(self.times.double().diff().median()) if len(self.times) > 1 else 1.0
 
     def _jump(self) -> JumpCost:
         return JumpCost(self.jump_cost, self.reach * self._spacing())
@@ -159,34 +156,3 @@ class _Thread:
         self.fade = fade
         self.before = np.full(len(PARTS), np.nan)  # the recorded frames last chosen
         self.started = False
-
-
-class LiveRetrieval:
-    """Poses in, times out `latency` frames later: the same as `ViterbiRetriever.retrieve` with that latency."""
-
-    def __init__(self, retriever: ViterbiRetriever):
-        self.retriever = retriever
-        self._path = OnlinePath(retriever._jump(), retriever.latency or 0)
-        self._thread = _Thread(retriever._fade())
-        self._waiting: deque[tuple] = deque()
-        self._history: Tensor | None = None
-
-    def push(self, theta: Tensor) -> Retrieved | None:
-        """Take the next frame's pose [J, 3]; returns the times [1, 5] of the frame `latency` before it, if there is."""
-        found = self.retriever._candidates(theta[None], self._history)
-        self._history = theta[None] if self._history is None else torch.cat([self._history, theta[None]])[-2:]
-        self._waiting.append(found)
-        _, distances, _, times = found
-        choice = self._path.push(distances[0], times[0])
-        return self._decided(choice)[0] if len(choice) else None
-
-    def finish(self) -> list[Retrieved]:
-        """The times of the frames that are still open, no more being to come."""
-        return self._decided(self._path.finish())
-
-    def _decided(self, choice: np.ndarray) -> list[Retrieved]:
-        results = []
-        for row in choice:
-            embedding, _, ids, times = self._waiting.popleft()
-            results.append(self.retriever._retrieved(embedding, times, ids, row[None], self._thread))
-        return results

@@ -77,6 +77,24 @@ def test_a_hundred_thousand_recorded_frames(retriever):
     assert found.times.tolist() == [[70_000] * 5]
 
 
+@pytest.mark.parametrize("kind", ["smpl", "smplx"])
+@pytest.mark.parametrize("T", [1, 2, 50, 700])
+def test_live_is_retrieve(kind, T):
+    query = torch.cat([walk(40, kind, seed=1), walk(T, kind)[-3:]])
+    fitted = Retriever(kind).fit(walk(T, kind), torch.arange(T) + 3)
+    found, live = fitted.retrieve(query), fitted.live()
+    for _ in range(2):
+        rows = [live.push(pose) for pose in query]
+        for name in ("times", "previous", "distances", "neighbours", "fade"):
+            stacked = torch.cat([getattr(row, name) for row in rows])
+            torch.testing.assert_close(stacked, getattr(found, name), equal_nan=True, atol=1e-3, rtol=1e-5, msg=name)
+        assert live.finish() == [], "then a new query begins"
+    with pytest.raises(ValueError, match="live pose must be"):
+        live.push(query)
+    with pytest.raises(ValueError, match="not finite"):
+        live.push(torch.full_like(query[0], torch.nan))
+
+
 def test_parts_cover_every_joint_once():
     for kind, parts in BLENDING_JOINTS.items():
         assert sorted(j for part in parts for j in part) == list(range(JOINTS[kind]))
