@@ -13,17 +13,20 @@ The winner is the accepted one with the greatest gain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from r3avatar.body import BodyModel
-from r3avatar.inspection.mistakes import MISTAKES, Mistake, Rig
+from r3avatar.captures import Mend
+from r3avatar.inspection.mistakes import Mistake, known_mistakes
 from r3avatar.inspection.overlap import POOR, Overlap, median, overlap
 from r3avatar.inspection.samples import Sample
 from r3avatar.inspection.silhouette import silhouette
-from r3avatar.types import BodyPose
+from r3avatar.types import BodyPose, Cameras
 
 _UNCOVERED = 0.25  # cost of a mask's pixel without body; a pixel of body outside the mask costs 1
 _SHARE = 0.6  # least weight of improved pixels among all changed ones
@@ -54,16 +57,42 @@ class Diagnosis:
 
 
 @torch.no_grad()
-def pose_bodies(poses: BodyPose, body: BodyModel, samples: list[Sample]) -> dict[int, np.ndarray]:
-    """The posed vertices [V, 3] float64, metres, world, of every frame that the samples show, by its position."""
-    frames = sorted({sample.frame for sample in samples})
-    return {frame: body.vertices(poses[frame : frame + 1])[0].double().numpy() for frame in frames}
+def pose_bodies(poses: BodyPose, body: BodyModel, rows: set[int]) -> dict[int, np.ndarray]:
+    """The posed vertices [V, 3] float64, metres, world, by row of the poses."""
+    return {row: body.vertices(poses[row : row + 1])[0].double().numpy() for row in sorted(rows)}
 
 
-def silhouettes(rig: Rig, posed: dict[int, np.ndarray], body: BodyModel, samples: list[Sample]) -> list[np.ndarray]:
-    """The body's silhouette [H, W] uint8 in every sample; `rig` holds the capture's cameras at the samples' size."""
-    faces = body.faces.numpy()
-    return [silhouette(posed[sample.frame], faces, rig[sample.camera]) for sample in samples]
+class Scene:
+    """The sampled images with the body that is posed in them."""
+
+    def __init__(
+        self, rig: Sequence[Cameras], frame_ids: list[int], poses: BodyPose, body: BodyModel, samples: list[Sample]
+    ):
+        self.rig, self.frame_ids, self.poses, self.body, self.samples = rig, frame_ids, poses, body, samples
+        self._faces = body.faces.numpy()
+        self._posed = pose_bodies(poses, body, {sample.frame for sample in samples})
+        self.given = [self._silhouette(self._posed[s.frame], rig[s.camera]) for s in samples]
+
+    def mended(self, mend: Mend) -> list[np.ndarray]:
+        """The silhouettes [S] of [H, W] uint8 with a mend applied; as given for frames that lose their pose by it."""
+        rig = [self._mended_camera(camera, mend) for camera in self.rig]
+        frame_ids, poses, _ = mend.fits(self.frame_ids, self.poses)
+        row_of = {frame: row for row, frame in enumerate(frame_ids)}
+        rows = [row_of.get(self.frame_ids[sample.frame]) for sample in self.samples]
+        posed = self._posed
+        if poses is not self.poses:
+            posed = pose_bodies(poses, self.body, {row for row in rows if row is not None})
+        return [
+            given if row is None else self._silhouette(posed[row], rig[sample.camera])
+            for sample, given, row in zip(self.samples, self.given, rows)
+        ]
+
+    def _silhouette(self, vertices: np.ndarray, camera: Cameras) -> np.ndarray:
+        return silhouette(vertices, self._faces, camera)
+
+    def _mended_camera(self, camera: Cameras, mend: Mend) -> Cameras:
+        K, w2c = mend.camera(camera.K.double().numpy(), camera.w2c.double().numpy())
+        return Cameras(torch.from_numpy(K), torch.from_numpy(w2c), camera.width, camera.height)
 
 
 def _cost(body: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -88,17 +117,15 @@ def trial(mistake: Mistake, given: list[np.ndarray], changed: list[np.ndarray], 
     return Trial(mistake, gain, share, errors, mended, clear and mended.verdict != POOR)
 
 
-def diagnose(rig: Rig, poses: BodyPose, body: BodyModel, samples: list[Sample]) -> Diagnosis:
-    """Try every known mistake on the samples; `rig` holds the capture's cameras at the samples' size."""
-    posed = pose_bodies(poses, body, samples)
-    given, masks = silhouettes(rig, posed, body, samples), [sample.mask for sample in samples]
+def diagnose(scene: Scene, progress: bool = False) -> Diagnosis:
+    """Try every known mistake on the samples."""
+    masks = [sample.mask for sample in scene.samples]
     trials, mended, winner = [], [], None
-    for mistake in MISTAKES if samples else []:
-        other_rig, other_poses = mistake.change(rig, poses, body)
-        other = posed if other_poses is poses else pose_bodies(other_poses, body, samples)
-        changed = silhouettes(other_rig, other, body, samples)
-        found = trial(mistake, given, changed, masks)
+    mistakes = known_mistakes(scene.rig, scene.body, len(scene.frame_ids)) if scene.samples else []
+    for mistake in tqdm(mistakes, "known mistakes", leave=False, disable=None if progress else True):
+        changed = scene.mended(mistake.mend)
+        found = trial(mistake, scene.given, changed, masks)
         trials.append(found)
         if found.accepted and (winner is None or found.gain > winner.gain):
             winner, mended = found, changed
-    return Diagnosis(sorted(trials, key=lambda t: -t.gain), winner, given, mended)
+    return Diagnosis(sorted(trials, key=lambda t: -t.gain), winner, scene.given, mended)

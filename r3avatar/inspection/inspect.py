@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
 from r3avatar.body import BodyModel
-from r3avatar.captures import Capture, frames_of_splits
-from r3avatar.inspection.diagnosis import Diagnosis, diagnose
+from r3avatar.captures import Capture, Mend, frames_of_splits
+from r3avatar.inspection.diagnosis import Diagnosis, Scene, diagnose
+from r3avatar.inspection.files import FileGroup, survey
+from r3avatar.inspection.opening import Opened
 from r3avatar.inspection.overlap import FAIR, GOOD, POOR, Overlap, median, overlap, worst
 from r3avatar.inspection.samples import Hole, Sample, choose_pairs, read_samples, shrunk_camera
 from r3avatar.inspection.summary import body_height, camera_holes, counts, pose_holes
@@ -32,14 +34,18 @@ class Check(NamedTuple):
 class Inspection:
     """Everything a report shows; lists of images run along `samples`."""
 
-    capture: Capture
-    counts: dict[str, object]
-    read: int  # images read
-    holes: list[Hole]
-    samples: list[Sample]
-    overlaps: list[Overlap]
-    diagnosis: Diagnosis
+    name: str
+    capture: Capture | None  # None: no part of it opens
     checks: list[Check]
+    refusal: str | None = None  # of the reader; None: it opened the capture as it was asked for
+    counts: dict[str, object] = field(default_factory=dict)
+    read: int = 0  # images read
+    holes: list[Hole] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
+    overlaps: list[Overlap] = field(default_factory=list)
+    diagnosis: Diagnosis = field(default_factory=lambda: Diagnosis([], None, [], []))
+    mistake: str | None = None  # the name of the one known mistake that explains what is wrong
+    files: list[FileGroup] = field(default_factory=list)  # of a capture whose reader refuses it
 
     @property
     def verdict(self) -> str:
@@ -48,49 +54,88 @@ class Inspection:
 
 
 def inspect_capture(
-    capture: Capture,
-    body: BodyModel,
+    capture: Capture | Opened,
+    body: BodyModel | str,
     *,
+    name: str | None = None,
+    folder: Path | None = None,
     views: int = 8,
     frames: int = 6,
     every_image: bool = False,
-    keys: Iterable[str] = (),
+    progress: bool = False,
 ) -> Inspection:
     """Read some images of a capture and check it against its body poses.
 
+    capture: or what came of opening it (`open_capture`), where its reader may refuse it. body: or why there is none.
+    name: of the report; None: the capture's. folder: of the capture, looked through if its reader refuses it.
     views, frames: cameras, and frames a camera, whose silhouettes are compared with the masks, evenly spread.
     every_image: read all images and masks of the splits, for holes; otherwise the compared ones only.
-    keys: the reader's own keys, so that a mend can name the one to set.
+    progress: show bars where there is a terminal.
     ValueError if the body is of another kind than the capture's poses, or fewer than 1 view or frame are asked for.
     """
     if views < 1 or frames < 1:
         raise ValueError(f"views={views} frames={frames}: compare at least 1 view and 1 frame")
-    if body.kind != capture.body_kind:
+    opened = capture if isinstance(capture, Opened) else Opened(capture)
+    capture = opened.capture
+    checks = _check_opening(opened, body)
+    files = survey(folder) if opened.refusal is not None and folder is not None else []
+    checks += [_check_files(files)] if files else []
+    if capture is None:
+        return Inspection(name or "capture", None, checks, opened.refusal, files=files)
+    if isinstance(body, BodyModel) and body.kind != capture.body_kind:
         raise ValueError(f"the capture's poses are {capture.body_kind}'s, the body is {body.kind}; choose body=...")
     shown = choose_pairs(capture, views, frames)
     pairs = frames_of_splits(capture, capture.splits) if every_image else shown
-    samples, unreadable = read_samples(capture, pairs, set(shown))
+    samples, unreadable = read_samples(capture, pairs, set(shown), progress)
     bad_poses, bad_cameras = pose_holes(capture), camera_holes(capture)
-    holes = [*bad_cameras, *bad_poses, *unreadable]
+    holes = [*opened.without, *bad_cameras, *bad_poses, *unreadable]
     unusable = {hole.camera for hole in bad_cameras}, {hole.frame for hole in bad_poses}
     samples = [
         s for s in samples
         if capture.camera_ids[s.camera] not in unusable[0] and capture.frame_ids[s.frame] not in unusable[1]
     ]  # fmt: skip
-    rig = [shrunk_camera(camera) for camera in capture.cameras]
-    diagnosis = diagnose(rig, capture.poses, body, samples)
-    overlaps = [overlap(given, sample.mask) for given, sample in zip(diagnosis.given, samples)]
-    checks = [
-        _check_holes(holes, len(pairs)),
-        _check_overlap(overlaps),
-        _check_cameras(capture, samples, overlaps),
-        _check_diagnosis(diagnosis, overlaps, list(keys)),
-        _check_distances(capture, samples),
-        _check_height(body_height(capture, body)),
-    ]
+    checks.append(_check_holes(holes, len(pairs)))
+    diagnosis, overlaps = Diagnosis([], None, [], []), []
+    if isinstance(body, BodyModel):
+        rig = [shrunk_camera(camera) for camera in capture.cameras]
+        diagnosis = diagnose(Scene(rig, capture.frame_ids, capture.poses, body, samples), progress)
+        overlaps = [overlap(given, sample.mask) for given, sample in zip(diagnosis.given, samples)]
+        checks += [_check_overlap(overlaps), _check_cameras(capture, samples, overlaps)]
+        checks += [_check_mistakes(diagnosis, overlaps, capture.mend, opened)]
+        checks += [_check_height(body_height(capture, body))]
+    checks.append(_check_distances(capture, samples))
+    explained = opened.mistake or (diagnosis.winner.mistake if diagnosis.winner else None)
     return Inspection(
-        capture, counts(capture), len(pairs), holes, samples, overlaps, diagnosis, checks
+        name or capture.name, capture, checks, opened.refusal, counts(capture), len(pairs), holes, samples, overlaps,
+        diagnosis, explained.name if explained else None, files,
     )  # fmt: skip
+
+
+def _check_opening(opened: Opened, body: BodyModel | str) -> list[Check]:
+    """Whether reader and body are there at all."""
+    checks = []
+    if opened.refusal is not None:
+        found, _, mend = opened.refusal.rpartition(" Fix: ")
+        if opened.capture is None:
+            rest = "nothing of it opens"
+        elif opened.mistake is not None:
+            rest = "it opens with a known mistake mended"
+        else:
+            rest = f"the rest opens: see the holes for the {len(opened.without)} that were left out"
+        checks.append(Check("reader", POOR, f"refuses the capture: {found or mend} ({rest})", mend if found else ""))
+    if isinstance(body, str):
+        found, _, mend = body.rpartition(" Fix: ")
+        mend = mend if found else "register for the body and set body.path: r3avatar doctor says what is looked for"
+        checks.append(Check("body", POOR, f"none, so that no overlap is judged: {found or body}", mend))
+    return checks
+
+
+def _check_files(files: list[FileGroup]) -> Check:
+    broken = [one for group in files for one in group.broken]
+    found = f"{sum(group.count for group in files)} files in {len({group.place for group in files})} places"
+    if not broken:
+        return Check("files", GOOD, f"{found}; none empty, and those opened are what their names say", "")
+    return Check("files", POOR, f"{found}; {len(broken)} broken: {broken[0]}", "get them again; all are listed below")
 
 
 def _check_holes(holes: list[Hole], read: int) -> Check:
@@ -128,18 +173,21 @@ def _check_cameras(capture: Capture, samples: list[Sample], overlaps: list[Overl
     return Check("single cameras", POOR, f"poor: {', '.join(poor)}", "calibrate them again, or leave them out")
 
 
-def _check_diagnosis(diagnosis: Diagnosis, overlaps: list[Overlap], keys: list[str]) -> Check:
+def _check_mistakes(diagnosis: Diagnosis, overlaps: list[Overlap], current: Mend, opened: Opened) -> Check:
     winner = diagnosis.winner
     if winner is not None:
         found = (
             f"{winner.mistake.name}: mended, {winner.mended.inside:.1%} of the body is inside the mask, "
             f"not {median(overlaps).inside:.1%}, and covers {winner.mended.covered:.0%}"
         )
-        return Check("known mistakes", POOR, found, winner.mistake.fix(keys))
+        return Check("known mistakes", POOR, found, f"set {winner.mistake.advice(current)}")
     tried = f"none of {len(diagnosis.trials)} explains the images better"
     if overlaps and median(overlaps).verdict == POOR:
         mend = "more than one mistake, or another one: compare the contact sheet and the layout"
         return Check("known mistakes", POOR, tried, mend)
+    if opened.mistake is not None:
+        found = f"{opened.mistake.name}: mended, the capture opens"
+        return Check("known mistakes", POOR, found, f"set {opened.mistake.advice(Mend())}")
     return Check("known mistakes", GOOD, tried if diagnosis.trials else "not tried: no image to compare", "")
 
 

@@ -1,195 +1,108 @@
-"""The known mistakes of calibrations and body fits, each with the change that mends it.
+"""The known mistakes of calibrations and body fits, each with the `Mend` that undoes it.
 
-A `Mistake` is a single hypothesis: it maps the cameras and poses as they were read to what they would be had that one
-mistake not been made. Where a mistake can be made in two directions, each direction is one hypothesis.
+A `Mistake` is a single hypothesis: had that one mistake not been made, cameras and poses would be what its mend makes
+of them. Where a mistake can be made in two directions, each direction is one hypothesis.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
-from torch import Tensor
 
-from r3avatar.body import BodyModel, rodrigues
+from r3avatar.body import BodyModel
 from r3avatar.body.model import HANDS
-from r3avatar.types import BodyPose, Cameras
+from r3avatar.captures import Mend
+from r3avatar.types import Cameras
 
-Rig = list[Cameras]
-Change = Callable[[Rig, BodyPose, BodyModel], tuple[Rig, BodyPose]]
+ALWAYS = (0.5, 0.25, 2.0, 4.0)  # factors of the intrinsics that are tried on every capture
+# Factors that are tried where the principal points lie as if they were right.
+USUAL = (1 / 6, 1 / 5, 0.25, 0.3, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 1.25, 4 / 3, 1.5, 5 / 3, 2.0, 2.5, 3.0, 4.0)
+_NEARLY = math.log(1.05)  # principal points lie within a few percent of the images' middle
 
 
 @dataclass(frozen=True)
 class Mistake:
-    """One hypothesis: its name, the change that undoes the mistake, and what a user has to set or write for it."""
+    """One hypothesis: its name, and what undoes it."""
 
     name: str
-    change: Change
-    file: str  # the file of the plain layout (capture=folder) that holds the mistaken numbers
-    mend: str  # the line to write, in terms of `Cameras` and `BodyPose`
-    keys: Mapping[str, str] = field(default_factory=dict)  # keys of a reader that do it, and the value to set
+    mend: Mend
 
-    def fix(self, keys: Iterable[str]) -> str:
-        """What to do with a reader that has these keys: the override to give, else the line to write."""
-        for key in keys:
-            if key in self.keys:
-                return f"'capture.{key}={self.keys[key]}'"
-        return f"{self.mend} (in the reader; with capture=folder, in {self.file})"
-
-
-def _of_cameras(change: Callable[[Cameras], Cameras]) -> Change:
-    return lambda rig, poses, body: ([change(camera) for camera in rig], poses)
+    def advice(self, current: Mend) -> str:
+        """The override to give for a capture that is read with `current`."""
+        both = current.then(self.mend)
+        if both is None:
+            return "set capture.mend back to nothing and inspect again: this belongs before what is mended now"
+        changed = [
+            f"'capture.mend.{field.name}={_yaml(getattr(both, field.name))}'"
+            for field in fields(Mend)
+            if field.name != "hand_mean" and getattr(both, field.name) != getattr(current, field.name)
+        ]
+        return " ".join(changed)
 
 
-def _of_poses(change: Callable[[BodyPose, BodyModel], BodyPose]) -> Change:
-    return lambda rig, poses, body: (rig, change(poses, body))
+def known_mistakes(rig: Sequence[Cameras], body: BodyModel, frames: int) -> list[Mistake]:
+    """Every mistake that is tried on a capture with these cameras, this body, and poses of so many frames."""
+    times = _of_time() if frames > 1 else ()
+    return [*_of_places(), *_of_turns(), *_of_hands(body), *times, *(of_intrinsics(f) for f in factors(rig))]
 
 
-def _scaled_translation(factor: float) -> Change:
-    def change(camera: Cameras) -> Cameras:
-        w2c = camera.w2c.clone()
-        w2c[:3, 3] *= factor
-        return replace(camera, w2c=w2c)
-
-    return _of_cameras(change)
+def _of_places() -> Iterator[Mistake]:
+    yield Mistake("cameras in millimetres, not metres", Mend(camera_unit=0.001))
+    yield Mistake("cameras divided by 1000 though in metres", Mend(camera_unit=1000.0))
+    yield Mistake("body translation in millimetres, not metres", Mend(body_unit=0.001))
+    yield Mistake("body translation divided by 1000 though in metres", Mend(body_unit=1000.0))
 
 
-def _scaled_intrinsics(factor: float) -> Change:
-    def change(camera: Cameras) -> Cameras:
-        return replace(camera, K=camera.K * camera.K.new_tensor([[factor], [factor], [1.0]]))
-
-    return _of_cameras(change)
-
-
-def _turned_world(axis: Tensor) -> Change:
-    """The body's world is the cameras' turned: w2c maps from the body's world if the turn is put before it."""
-    turn = torch.eye(4)
-    turn[:3, :3] = rodrigues(axis)
-    return _of_cameras(lambda camera: replace(camera, w2c=camera.w2c @ turn.to(camera.w2c)))
+def _of_turns() -> Iterator[Mistake]:
+    yield Mistake("camera-to-world taken for world-to-camera, or the reverse", Mend(invert_extrinsics=True))
+    yield Mistake("OpenGL camera axes (y up, looking along -z), not OpenCV's", Mend(camera_axes="opengl"))
+    yield Mistake("global_orient and transl read as Rh and Th", Mend(root="pelvis"))
+    yield Mistake("Rh and Th read as global_orient and transl", Mend(root="origin"))
+    yield Mistake("the body's world is y-down, the cameras' y-up, or the reverse", Mend(turn_world=180))
+    yield Mistake("the cameras' world is z-up, the body's y-up", Mend(turn_world=90))
+    yield Mistake("the cameras' world is y-up, the body's z-up", Mend(turn_world=-90))
 
 
-def _inverted(camera: Cameras) -> Cameras:
-    return replace(camera, w2c=torch.linalg.inv(camera.w2c.double()).to(camera.w2c.dtype))
+def _of_hands(body: BodyModel) -> Iterator[Mistake]:
+    if body.kind not in HANDS or not (body.left_hand_mean.any() or body.right_hand_mean.any()):
+        return  # without fingers, or with flat mean hands, neither mistake changes anything
+    mean = torch.cat([body.left_hand_mean, body.right_hand_mean]).view(30, 3).double().numpy()
+    made = functools.partial(np.array, mean)
+    relative, full = (Mend(hands=hands, hand_mean=made) for hands in ("relative", "full"))
+    yield Mistake("hand poses relative to the mean taken for full ones (flat_hand_mean)", relative)
+    yield Mistake("full hand poses taken for relative to the mean (flat_hand_mean)", full)
 
 
-def _opengl(camera: Cameras) -> Cameras:
-    return replace(camera, w2c=camera.w2c.new_tensor([1.0, -1.0, -1.0, 1.0])[:, None] * camera.w2c)
+def _of_time() -> Iterator[Mistake]:
+    yield Mistake("poses one frame too late: images show the next row", Mend(frame_offset=1))
+    yield Mistake("poses one frame too early: images show the row before", Mend(frame_offset=-1))
 
 
-def _about_origin(poses: BodyPose, body: BodyModel) -> BodyPose:
-    """The root rotation moved from theta, where it turns about the pelvis, to R, which turns about the origin."""
-    theta = poses.theta.clone()
-    theta[:, 0] = 0
-    return replace(poses, theta=theta, R=poses.R @ rodrigues(poses.theta[:, 0]))
+def of_intrinsics(factor: float) -> Mistake:
+    """The mistake that `Mend(intrinsics_scale=factor)` undoes."""
+    return Mistake(f"intrinsics at {1 / factor:.3g} times the images' size", Mend(intrinsics_scale=factor))
 
 
-def _about_pelvis(poses: BodyPose, body: BodyModel) -> BodyPose:
-    """The global rotation moved from R, which turns about the origin, to theta, where it turns about the pelvis."""
-    R = poses.R @ rodrigues(poses.theta[:, 0])
-    theta = poses.theta.clone()
-    theta[:, 0] = torch.from_numpy(Rotation.from_matrix(R.double().numpy()).as_rotvec()).to(theta)
-    return replace(poses, theta=theta, R=torch.eye(3).to(R).expand_as(R).clone())
+def factors(rig: Sequence[Cameras]) -> list[float]:
+    """Factors of the intrinsics to try: halves and doubles, and what would bring principal points to the middle."""
+    tried = list(ALWAYS)
+    middle = np.array([(c.width / 2 / float(c.K[0, 2]), c.height / 2 / float(c.K[1, 2])) for c in rig if _regular(c)])
+    if middle.size and abs(math.log(guess := float(np.median(middle)))) > _NEARLY:
+        near = sorted(USUAL, key=lambda factor: abs(math.log(factor / guess)))[:2]
+        tried += [float(f"{factor:.7g}") for factor in (*near, float(f"{guess:.3g}"))]
+    return list(dict.fromkeys(tried))
 
 
-def _with_hand_mean(sign: float) -> Change:
-    def change(poses: BodyPose, body: BodyModel) -> BodyPose:
-        theta = poses.theta.clone()
-        if body.kind in HANDS:
-            for joints, mean in zip(HANDS[body.kind], (body.left_hand_mean, body.right_hand_mean)):
-                theta[:, joints] += sign * mean.view(15, 3)
-        return replace(poses, theta=theta)
-
-    return _of_poses(change)
+def _regular(camera: Cameras) -> bool:
+    return bool(torch.isfinite(camera.K).all()) and float(camera.K[0, 2]) > 0 and float(camera.K[1, 2]) > 0
 
 
-def _shifted(frames: int) -> Change:
-    """Each frame gets the pose `frames` rows later; rows beyond the ends repeat the last one."""
-
-    def change(poses: BodyPose, body: BodyModel) -> BodyPose:
-        return poses[np.clip(np.arange(len(poses)) + frames, 0, len(poses) - 1)]
-
-    return _of_poses(change)
-
-
-def _scaled_body_translation(factor: float) -> Change:
-    return _of_poses(lambda poses, body: replace(poses, Th=poses.Th * factor))
-
-
-_QUARTER = torch.pi / 2
-_CAMERAS, _POSES = "cameras.json", "poses.npz"
-_HANDS = "the mean hand pose (`r3avatar.captures.read_hand_mean`)"
-_READ_MEAN = "{_target_:r3avatar.captures.read_hand_mean,kind:${body.kind},path:${body.path},gender:${body.gender}}"
-
-MISTAKES: list[Mistake] = [
-    Mistake(
-        "cameras in millimetres, not metres", _scaled_translation(1e-3),
-        _CAMERAS, "w2c[:3, 3] *= 0.001",
-    ),
-    Mistake(
-        "cameras divided by 1000 though in metres", _scaled_translation(1e3),
-        _CAMERAS, "w2c[:3, 3] *= 1000: the calibration is in metres already",
-    ),
-    Mistake(
-        "body translation in millimetres, not metres", _scaled_body_translation(1e-3),
-        _POSES, "Th *= 0.001",
-    ),
-    Mistake(
-        "body translation divided by 1000 though in metres", _scaled_body_translation(1e3),
-        _POSES, "Th *= 1000: the translation is in metres already",
-    ),
-    Mistake(
-        "camera-to-world taken for world-to-camera, or the reverse", _of_cameras(_inverted),
-        _CAMERAS, "w2c = torch.linalg.inv(w2c)",
-    ),
-    Mistake(
-        "OpenGL camera axes (y up, looking along -z), not OpenCV's", _of_cameras(_opengl),
-        _CAMERAS, "w2c = torch.diag(torch.tensor([1.0, -1, -1, 1])) @ w2c",
-    ),
-    Mistake(
-        "global_orient and transl read as Rh and Th", _of_poses(_about_pelvis),
-        _POSES, "theta[:, 0] = global_orient, R = identity, Th = transl: the rotation turns about the pelvis",
-    ),
-    Mistake(
-        "Rh and Th read as global_orient and transl", _of_poses(_about_origin),
-        _POSES, "R = rodrigues(Rh), theta[:, 0] = 0, Th = Th: the rotation turns about the origin",
-    ),
-    Mistake(
-        "hand poses relative to the mean taken for full ones (flat_hand_mean)", _with_hand_mean(1.0),
-        _POSES, f"theta[:, 25:55] += {_HANDS}",
-        {"hand_mean": _READ_MEAN},
-    ),
-    Mistake(
-        "full hand poses taken for relative to the mean (flat_hand_mean)", _with_hand_mean(-1.0),
-        _POSES, f"do not add {_HANDS}: theta[:, 25:55] holds it already", {"hand_mean": "null"},
-    ),
-    Mistake(
-        "the body's world is y-down, the cameras' y-up, or the reverse", _turned_world(torch.tensor([torch.pi, 0, 0])),
-        _CAMERAS, "w2c = w2c @ torch.diag(torch.tensor([1.0, -1, -1, 1]))",
-    ),
-    Mistake(
-        "the cameras' world is z-up, the body's y-up", _turned_world(torch.tensor([_QUARTER, 0, 0])),
-        _CAMERAS, "w2c[:3, :3] = w2c[:3, :3] @ torch.tensor([[1.0, 0, 0], [0, 0, -1], [0, 1, 0]])",
-    ),
-    Mistake(
-        "the cameras' world is y-up, the body's z-up", _turned_world(torch.tensor([-_QUARTER, 0, 0])),
-        _CAMERAS, "w2c[:3, :3] = w2c[:3, :3] @ torch.tensor([[1.0, 0, 0], [0, 0, 1], [0, -1, 0]])",
-    ),
-    Mistake(
-        "poses one frame too late: images show the next row", _shifted(1),
-        _POSES, "the pose of image i is row i + 1 of the fits",
-    ),
-    Mistake(
-        "poses one frame too early: images show the row before", _shifted(-1),
-        _POSES, "the pose of image i is row i - 1 of the fits",
-    ),
-    *(
-        Mistake(
-            f"intrinsics at {1 / factor:g} times the images' size", _scaled_intrinsics(factor),
-            _CAMERAS, f"K[:2] *= {factor:g}",
-        )
-        for factor in (0.5, 0.25, 2.0, 4.0)
-    ),
-]  # fmt: skip
+def _yaml(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
+    return f"{value:.7g}" if isinstance(value, float) else str(value)

@@ -12,13 +12,12 @@ from matplotlib import pyplot as plt
 
 from r3avatar.captures import Capture
 from r3avatar.captures.boxes import mask_rectangle
-from r3avatar.evaluation.media import strip
 from r3avatar.inspection.overlap import FAIR, GOOD, POOR, Overlap, worst
 from r3avatar.inspection.samples import Sample
 
 COLOURS = {GOOD: (70, 160, 90), FAIR: (225, 165, 40), POOR: (215, 60, 55)}  # RGB
 _OUTSIDE, _UNCOVERED, _OUTLINE = (235, 60, 50), (70, 120, 235), (120, 255, 140)  # body off the mask; mask without body
-_TILE = 176  # pixels
+_TILE = 224  # pixels
 
 
 def tile(sample: Sample, body: np.ndarray) -> np.ndarray:
@@ -43,40 +42,13 @@ def tile(sample: Sample, body: np.ndarray) -> np.ndarray:
     return picture
 
 
-def _framed(picture: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
-    cv2.rectangle(picture, (0, 0), (picture.shape[1] - 1, picture.shape[0] - 1), colour, 2)
-    return picture
-
-
-def contact_sheet(
-    capture: Capture, samples: list[Sample], bodies: list[np.ndarray], overlaps: list[Overlap]
-) -> np.ndarray:
-    """A row of tiles a camera, [H, W, 3] uint8; labels say camera, frame and the share of the body in the mask."""
-    rows: dict[int, list[int]] = {}
-    for i, sample in enumerate(samples):
-        rows.setdefault(sample.camera, []).append(i)
-    width, lines = max(map(len, rows.values())) * _TILE, []
-    for camera in sorted(rows):
-        tiles = [_framed(tile(samples[i], bodies[i]), COLOURS[overlaps[i].verdict]) for i in rows[camera]]
-        names = [
-            f"{capture.camera_ids[camera][-8:]} f{capture.frame_ids[samples[i].frame]}: {overlaps[i].inside:.1%}"
-            for i in rows[camera]
-        ]
-        line = strip(tiles, names)
-        lines.append(np.pad(line, ((0, 0), (0, width - line.shape[1]), (0, 0))))
-    return np.concatenate(lines)
-
-
-def before_and_after(samples: list[Sample], given: list[np.ndarray], mended: list[np.ndarray], most: int = 5):
-    """Tiles of the `most` samples that change most, as given and below it with the mistake mended: [H, W, 3] uint8."""
+def before_and_after(
+    samples: list[Sample], given: list[np.ndarray], mended: list[np.ndarray], most: int = 6
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Tiles of the `most` samples that change most, as given and with the mistake mended."""
     changes = [float((a != b).mean()) for a, b in zip(given, mended)]
-    picked = np.sort(np.argsort(changes)[::-1][:most])
-    return np.concatenate(
-        [
-            strip([tile(samples[i], bodies[i]) for i in picked], [name] * len(picked))
-            for name, bodies in (("as given", given), ("mended", mended))
-        ]
-    )
+    picked = np.sort(np.argsort(changes, kind="stable")[::-1][:most])
+    return tuple([tile(samples[i], bodies[i]) for i in picked] for bodies in (given, mended))
 
 
 def layout_from_above(capture: Capture, samples: list[Sample], overlaps: list[Overlap]) -> np.ndarray:
@@ -98,7 +70,7 @@ def layout_from_above(capture: Capture, samples: list[Sample], overlaps: list[Ov
     path = capture.poses.Th.double().numpy() @ down.T
     reach = max(float(np.linalg.norm(at - path.mean(0), axis=1).max()), 1e-6)
     train = set(capture.splits["train"].cameras) if "train" in capture.splits else set()
-    figure, axes = plt.subplots(figsize=(7, 7), layout="constrained")
+    figure, axes = plt.subplots(figsize=(6, 6.2), dpi=150, layout="constrained")
     for c, name in enumerate(capture.camera_ids):
         verdicts = [o.verdict for s, o in zip(samples, overlaps) if s.camera == c]
         colour = tuple(v / 255 for v in COLOURS[worst(verdicts)]) if verdicts else (0.55, 0.55, 0.55)
@@ -107,13 +79,15 @@ def layout_from_above(capture: Capture, samples: list[Sample], overlaps: list[Ov
         axes.plot(*at[c], "o" if name in train else "s", color=colour, ms=7)
         axes.annotate(name[-8:], at[c], textcoords="offset points", xytext=(6, 5), fontsize=8)
     axes.plot(*path.T, "-", color="0.3", lw=1)
-    axes.plot(*path[0], "^", color="0.1", ms=8, label="the body (first frame), its path")
-    axes.plot([], [], "o", color="0.5", label="training camera, with its view's direction")
+    axes.plot(*path[0], "^", color="0.1", ms=8, label="body (first frame), its path")
+    axes.plot([], [], "o", color="0.5", label="training camera, its view")
     axes.plot([], [], "s", color="0.5", label="other camera")
-    axes.set(aspect="equal", xlabel="metres", ylabel="metres", title="from above (colour: worst overlap; grey: unread)")
-    axes.grid(alpha=0.3)
-    axes.margins(0.1)
-    axes.legend(fontsize=8, loc="upper right")
+    axes.set(aspect="equal", xlabel="metres", ylabel="metres", title="colour: the camera's worst overlap; grey: unread")
+    axes.title.set_size(9)
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(0.12)
+    figure.legend(fontsize=7.5, loc="outside lower center", ncols=3, frameon=False)
     figure.canvas.draw()
     image = np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
     plt.close(figure)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from tqdm import tqdm
 
 from r3avatar.captures import Capture, CaptureError, frames_of_splits
 from r3avatar.types import Cameras
@@ -52,27 +55,36 @@ def shrunk_camera(camera: Cameras) -> Cameras:
     return camera.scaled(scale) if scale < 1 else camera
 
 
-def read_samples(capture: Capture, pairs: list[tuple[int, int]], keep: set[tuple[int, int]]) -> tuple[list, list]:
+def read_samples(
+    capture: Capture, pairs: list[tuple[int, int]], keep: set[tuple[int, int]], progress: bool = False
+) -> tuple[list[Sample], list[Hole]]:
     """Read pairs of (camera, frame) positions: the samples of those to `keep`, and the holes among all of them."""
-    samples, holes = [], []
-    for camera, frame in pairs:
-        ids, expected = (capture.camera_ids[camera], capture.frame_ids[frame]), capture.cameras[camera]
-        try:
-            image, mask = capture.read(camera, frame)
-        except CaptureError as error:
-            holes.append(Hole(*ids, str(error)))
-            continue
-        if image.shape[:2] != (expected.height, expected.width) or mask.shape != image.shape[:2]:
-            sizes = f"image {image.shape[1]}x{image.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
-            holes.append(Hole(*ids, f"{sizes}; the camera says {expected.width}x{expected.height}"))
-            continue
-        if not mask.any():
-            holes.append(Hole(*ids, "the mask is empty: no pixel belongs to the person"))
-        elif (camera, frame) in keep:
-            small = shrunk_camera(expected)
-            size = small.width, small.height
-            if size != (expected.width, expected.height):
-                image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-                mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
-            samples.append(Sample(camera, frame, image, mask))
-    return samples, holes
+
+    def read(pair: tuple[int, int]) -> Sample | Hole | None:
+        return _read_sample(capture, *pair, pair in keep)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        bar = tqdm(pool.map(read, pairs), "images", len(pairs), leave=False, disable=None if progress else True)
+        found = list(bar)
+    return [f for f in found if isinstance(f, Sample)], [f for f in found if isinstance(f, Hole)]
+
+
+def _read_sample(capture: Capture, camera: int, frame: int, keep: bool) -> Sample | Hole | None:
+    ids, expected = (capture.camera_ids[camera], capture.frame_ids[frame]), capture.cameras[camera]
+    try:
+        image, mask = capture.read(camera, frame)
+    except CaptureError as error:
+        return Hole(*ids, str(error))
+    if image.shape[:2] != (expected.height, expected.width) or mask.shape != image.shape[:2]:
+        sizes = f"image {image.shape[1]}x{image.shape[0]}, mask {mask.shape[1]}x{mask.shape[0]}"
+        return Hole(*ids, f"{sizes}; the camera says {expected.width}x{expected.height}")
+    if not mask.any():
+        return Hole(*ids, "the mask is empty: no pixel belongs to the person")
+    if not keep:
+        return None
+    small = shrunk_camera(expected)
+    size = small.width, small.height
+    if size != (expected.width, expected.height):
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(mask, size, interpolation=cv2.INTER_NEAREST)
+    return Sample(camera, frame, image, mask)

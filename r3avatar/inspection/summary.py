@@ -33,6 +33,7 @@ def counts(capture: Capture) -> dict[str, object]:
         "splits": {
             name: {"cameras": len(split.cameras), "frames": len(split.frames)} for name, split in capture.splits.items()
         },
+        "mended": capture.mend.settings,
     }
 
 

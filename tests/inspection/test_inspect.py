@@ -12,14 +12,12 @@ import pytest
 import torch
 
 from r3avatar.body import load_body, rodrigues
-from r3avatar.captures import CaptureError, DnaRendering, Split
-from r3avatar.cli import check
+from r3avatar.captures import CaptureError, DnaRendering, Mend, Split
 from r3avatar.inspection import inspect_capture, write_report
-from r3avatar.inspection.mistakes import MISTAKES
+from r3avatar.inspection.mistakes import factors, known_mistakes
 from r3avatar.inspection.overlap import overlap
 from r3avatar.inspection.silhouette import silhouette
 from r3avatar.types import Cameras
-from r3avatar.verbs import inspect as verb
 
 
 @pytest.fixture(scope="module")
@@ -149,8 +147,20 @@ SPOIL = {
 }
 
 
-def test_every_mistake_is_tested():
-    assert [mistake.name for mistake in MISTAKES] == list(SPOIL)
+def test_every_mistake_is_tested(tiny, body):
+    assert {mistake.name for mistake in known_mistakes(tiny.cameras, body, 2)} == set(SPOIL)
+    assert len(known_mistakes(tiny.cameras, load_body("demo"), 1)) == len(SPOIL) - 4  # flat mean hands, one frame
+
+
+def test_factors_of_intrinsics_that_principal_points_tell():
+    def rig(scale):
+        K = torch.tensor([[600 * scale, 0, 318 * scale], [0, 600 * scale, 245 * scale], [0, 0, 1]])
+        return [Cameras(K, torch.eye(4), 640, 480)]
+
+    always = [0.5, 0.25, 2.0, 4.0]
+    assert factors(rig(1.0)) == always and factors(rig(2.0))[:4] == always
+    assert factors(rig(1.5))[4] == pytest.approx(2 / 3, abs=1e-6) and 0.415 in factors(rig(1 / 0.418))
+    assert factors([Cameras(torch.zeros(3, 3), torch.eye(4), 640, 480)]) == always
 
 
 def test_a_good_capture_is_good(tiny, body):
@@ -167,7 +177,8 @@ def test_each_mistake_is_told(tiny, body, name):
     assert winner is not None and winner.mistake.name == name, [t.mistake.name for t in inspection.diagnosis.trials[:3]]
     assert inspection.verdict == "poor"
     found = {check.name: check for check in inspection.checks}["known mistakes"]
-    assert name in found.found and winner.mistake.mend in found.mend
+    assert name in found.found and found.mend == f"set {winner.mistake.advice(Mend())}"
+    assert found.mend.startswith("set 'capture.mend.") and inspection.mistake == name
 
 
 def test_two_mistakes_have_no_single_mend(tiny, body):
@@ -177,15 +188,19 @@ def test_two_mistakes_have_no_single_mend(tiny, body):
     assert inspection.diagnosis.winner is None and inspection.verdict == "poor"
 
 
-def test_the_keys_of_a_reader_are_named_and_can_be_set(tiny_capture):
-    by_name = {mistake.name: mistake for mistake in MISTAKES}
-    given = by_name["hand poses relative to the mean taken for full ones (flat_hand_mean)"].fix(["root", "hand_mean"])
-    config = check("inspect", [*tiny_capture, given.strip("'")])
-    assert config.capture.hand_mean._target_ == "r3avatar.captures.read_hand_mean"
-    assert config.capture.hand_mean.kind == "demo"
-    other = by_name["full hand poses taken for relative to the mean (flat_hand_mean)"].fix(["hand_mean"])
-    assert other == "'capture.hand_mean=null'" and check("inspect", [*tiny_capture, other.strip("'")])
-    assert "cameras.json" in by_name["cameras in millimetres, not metres"].fix(["root"])
+def test_advice_goes_on_from_what_is_mended_already(tiny, body):
+    by_name = {mistake.name: mistake for mistake in known_mistakes(tiny.cameras, body, 2)}
+    millimetres = by_name["cameras in millimetres, not metres"]
+    assert millimetres.advice(Mend()) == "'capture.mend.camera_unit=0.001'"
+    assert millimetres.advice(Mend(camera_unit=1000)) == "'capture.mend.camera_unit=1'"
+    inverse = by_name["camera-to-world taken for world-to-camera, or the reverse"]
+    assert inverse.advice(Mend(invert_extrinsics=True)) == "'capture.mend.invert_extrinsics=false'"
+    assert "back to nothing" in inverse.advice(Mend(turn_world=90))
+    full = by_name["full hand poses taken for relative to the mean (flat_hand_mean)"]
+    assert full.advice(Mend()) == "'capture.mend.hands=full'"
+    assert full.advice(Mend(hands="relative", hand_mean=list)) == "'capture.mend.hands=null'"
+    late = by_name["poses one frame too late: images show the next row"]
+    assert late.advice(Mend(frame_offset=-3)) == "'capture.mend.frame_offset=-2'"
 
 
 class Holed(DnaRendering):
@@ -225,13 +240,19 @@ def test_the_report_stands_alone_and_holds_its_pictures(tiny, body, tmp_path):
     capture = spoiled(tiny, name="<tiny & 'co'>", **opengl(tiny, body))
     page, data = write_report(inspect_capture(capture, body, views=3, frames=2), tmp_path / "made")
     text, values = page.read_text(), json.loads(data.read_text())
-    pictures = re.findall(r"<img alt='([^']*)' src='data:image/png;base64,", text)
-    assert pictures == ["before and after", "contact sheet", "layout from above"]
+    pictures = re.findall(r"<img alt='([^']*)' src='data:image/(?:png|jpeg);base64,", text)
+    assert sum(name == "as given" for name in pictures) == sum(name == "mended" for name in pictures) == 6
+    assert [n for n in pictures if n not in ("as given", "mended")] == [
+        *(f"camera {c}" for c in "002244"),
+        "cameras from above",
+    ]
     assert not re.search(r"https?:|<script|<link|url\(|@import", text) and text.count("src=") == len(pictures)
     assert "<tiny" not in text and "&lt;tiny &amp; &#x27;co&#x27;&gt;" in text
-    assert set(values) == {"verdict", "capture", "images_read", "checks", "holes", "cameras", "overlap", "mistakes"}
+    parts = "verdict name refusal capture images_read checks holes files cameras overlap mistakes"
+    assert set(values) == set(parts.split()) and values["refusal"] is None
     assert set(values["overlap"]["images"][0]) == {"camera", "frame", "inside", "covered", "iou", "verdict"}
-    assert values["mistakes"]["winner"].startswith("OpenGL") and len(values["mistakes"]["tried"]) == len(MISTAKES)
+    assert values["mistakes"]["winner"].startswith("OpenGL") and len(values["mistakes"]["tried"]) == len(SPOIL)
+    assert "<code>&#x27;capture.mend.camera_axes=opengl&#x27;</code>" in text
     assert values["capture"]["cameras"] == 5 and values["capture"]["resolutions"] == {"256x256": 5}
     assert values["capture"]["splits"]["train"] == {"cameras": 4, "frames": 8}
 
@@ -280,15 +301,9 @@ def test_the_command_line(workplace, tiny_capture):
     assert (report / "report.html").is_file() and json.loads((report / "report.json").read_text())["verdict"] == "good"
 
 
-def test_only_strict_fails_for_a_poor_capture(tiny, body, tmp_path, monkeypatch, capsys):
-    for strict in (False, True):
-        config = check("inspect", [f"out='{tmp_path}'", "views=2", "frames=2", f"strict={strict}"])
-        parts = iter([spoiled(tiny, **opengl(tiny, body)), body])
-        monkeypatch.setattr(verb, "instantiate", lambda _, parts=parts: next(parts))
-        if strict:
-            with pytest.raises(SystemExit) as stop:
-                verb.run(config)
-            assert stop.value.code == 2
-        else:
-            assert verb.run(config).verdict == "poor"
-    assert "OpenGL camera axes" in capsys.readouterr().out
+def test_only_strict_fails_for_a_poor_capture(workplace, tiny_capture):
+    for strict, code in (("false", 0), ("true", 2)):
+        arguments = ["capture.mend.camera_axes=opengl", "views=2", "frames=3", "capture.scale=1", "out=poor report"]
+        text = workplace("inspect", *tiny_capture, *arguments, f"strict={strict}", code=code)
+        assert "OpenGL camera axes" in text and "mend: set 'capture.mend.camera_axes=opencv'" in text
+    assert (workplace.folder / "poor report" / "report.html").is_file()
