@@ -1,8 +1,9 @@
-"""Body model files: the demo body shipped here, and licensed SMPL-X (.npz) and SMPL (.npz, .pkl) files."""
+"""Body model files: the demo body shipped here, and licensed SMPL-X and SMPL files (.npz, .pkl)."""
 
 from __future__ import annotations
 
 import zipfile
+import zlib
 from importlib import resources
 from pathlib import Path
 
@@ -160,30 +161,57 @@ def read_arrays(file: Path) -> dict[str, np.ndarray]:
         return arrays
     if file.suffix != ".npz":
         raise ValueError(f"{file}: expected a .npz or .pkl body file")
+    arrays, key = {}, None
     try:
         with np.load(file, allow_pickle=False) as archive:
             # SMPL-X files also hold pickled dictionaries (joint2num, part2num): they are not read.
-            return {key: archive[key] for key in archive.files if key in BODY_KEYS}
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{file}: not a .npz archive, or a truncated one") from error
+            for key in sorted(BODY_KEYS.intersection(archive.files)):
+                arrays[key] = archive[key]
+    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError) as error:
+        if key is None:
+            raise ValueError(f"{file}: not a .npz archive, or a truncated one") from error
+        raise ValueError(f"{file}: {key} cannot be read ({error}): damaged, or objects instead of numbers") from error
+    return arrays
 
 
 def find_body_file(kind: str, path: str | None, gender: str) -> Path:
-    """The file of a licensed body: `path` itself, or the first of the usual places under it."""
-    suffixes = (".npz",) if kind == "smplx" else (".npz", ".pkl")
-    names = [f"{kind.upper()}_{gender.upper()}{suffix}" for suffix in suffixes]
-    places = [f"{folder}{name}" for folder in (f"{kind}/", "") for name in names]
+    """The file of a licensed body: `path` itself, or the first of its usual places and names under it."""
+    names = _file_names(kind, gender)
     if path is not None:
         root = Path(path).expanduser()
         if root.is_file():
             return root
-        for place in places:
-            if (root / place).is_file():
-                return root / place
-    site = "smpl-x.is.tue.mpg.de" if kind == "smplx" else "smpl.is.tue.mpg.de"
-    title = "SMPL-X" if kind == "smplx" else "SMPL"
+        for name in names:
+            for place in (root / kind / name, root / name):
+                if place.is_file():
+                    return place
+    title, site = ("SMPL-X", "smpl-x.is.tue.mpg.de") if kind == "smplx" else ("SMPL", "smpl.is.tue.mpg.de")
     raise FileNotFoundError(
-        f"no {title} body file: body.path is {path!r}. Expected the file itself, or a folder with one of\n"
-        + "".join(f"  {path or '<body.path>'}/{place}\n" for place in places)
-        + f"{title} needs a registration at https://{site}. The free choice that needs no file is body=demo."
+        f"no {title} body file for gender {gender}: body.path is {path!r}{_others(kind, path)}. Expected the file "
+        f"itself, or this tree (without {kind}/ it is found too):\n"
+        f"  {path or 'body.path'}/\n    {kind}/\n      {names[0]}\n"
+        + "".join(f"      or {name}\n" for name in names[1:])
+        + f"{title} needs a registration at https://{site}, which may not be passed on. The free body that needs no "
+        "file is body=demo."
     )
+
+
+def _file_names(kind: str, gender: str) -> list[str]:
+    """A body's file names, the wanted one first; SMPL's archive names its files otherwise than everybody expects."""
+    names = [f"{kind.upper()}_{gender.upper()}{suffix}" for suffix in (".npz", ".pkl")]
+    if kind == "smpl":
+        short = gender if gender == "neutral" else gender[0]
+        names.append(f"basicmodel_{short}_lbs_10_207_0_v1.1.0.pkl")
+    return names
+
+
+def _others(kind: str, path: str | None) -> str:
+    """What stands in the places where a body's file was looked for, for the message that it is missing."""
+    if path is None:
+        return ""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        return ", which does not exist"
+    known = {name: gender for gender in GENDERS for name in _file_names(kind, gender)}
+    found = [folder / name for folder in (root / kind, root) for name in known if (folder / name).is_file()]
+    return ", where there is " + ", ".join(f"{f} (body.gender={known[f.name]})" for f in found) if found else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from r3avatar.body.files import find_body_file
+from r3avatar.body.files import find_body_file, read_arrays
 
 
 def read_hand_mean(kind: str, path: str | None, gender: str) -> np.ndarray:
@@ -17,10 +17,10 @@ def read_hand_mean(kind: str, path: str | None, gender: str) -> np.ndarray:
     if kind != "smplx":
         raise ValueError(f"body kind is '{kind}'; a mean hand pose needs an SMPL-X body (kind smplx or demo)")
     file = find_body_file(kind, path, gender)
-    if file.suffix != ".npz":
-        raise ValueError(f"{file}: expected the SMPL-X model as an .npz file")
-    with np.load(file, allow_pickle=False) as model:
-        missing = {"hands_meanl", "hands_meanr"} - set(model.files)
-        if missing:
-            raise ValueError(f"{file}: expected hands_meanl and hands_meanr [45], found no {sorted(missing)}")
-        return np.concatenate([model["hands_meanl"], model["hands_meanr"]]).astype(np.float64).reshape(30, 3)
+    arrays = read_arrays(file)
+    for key in ("hands_meanl", "hands_meanr"):
+        if key not in arrays or arrays[key].size != 45:
+            found = f"one of {list(arrays[key].shape)}" if key in arrays else "none"
+            raise ValueError(f"{file}: expected {key} [45], found {found}")
+    hands = [arrays[key].ravel() for key in ("hands_meanl", "hands_meanr")]
+    return np.concatenate(hands).astype(np.float64).reshape(30, 3)

@@ -61,7 +61,7 @@ def test_missing_file_says_what_was_expected(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         load_body("smplx", str(tmp_path), gender="female")
     message = str(error.value)
-    for part in (f"{tmp_path}/smplx/SMPLX_FEMALE.npz", "https://smpl-x.is.tue.mpg.de", "body=demo"):
+    for part in (f"{tmp_path}/\n    smplx/\n      SMPLX_FEMALE.npz", "https://smpl-x.is.tue.mpg.de", "body=demo"):
         assert part in message
     with pytest.raises(FileNotFoundError, match=r"(?s)body.path is None.*SMPL_NEUTRAL.pkl.*https://smpl.is.tue.mpg.de"):
         load_body("smpl")

@@ -178,7 +178,7 @@ def test_progress_says_how_long_it_takes(counted, body, tmp_path, capsys):
         patch.setattr(cache_writer, "_FRAMES_A_SEGMENT", 1)
         _prepare(counted, body, tmp_path, progress=True)
     steps = re.findall(shown, capsys.readouterr().err)
-    assert list(dict.fromkeys(int(count) for count, _ in steps)) == list(range(3, 11)), "what was finished before counts"
+    assert list(dict.fromkeys(int(count) for count, _ in steps)) == list(range(3, 11)), "the finished ones count"
     assert steps[-1] == ("10", "00:00") and all(re.fullmatch(r"\d\d:\d\d", left) for _, left in steps[1:])
 
 
