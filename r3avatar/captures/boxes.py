@@ -14,6 +14,7 @@ from r3avatar.types import BodyPose, Cameras
 # Corner i is (min, max)[bit] per axis: x is bit 2, y bit 1, z bit 0. Each face lists its corners in a ring.
 _FACES = ((0, 1, 3, 2), (4, 5, 7, 6), (0, 1, 5, 4), (2, 3, 7, 6), (0, 2, 6, 4), (1, 3, 7, 5))
 _NEAREST_DEPTH = 0.01  # metres; a corner nearer than this, or behind the camera, has no usable projection
+_FARTHEST_PIXEL = 1e6  # a corner farther out than this, in pixels, is no person's in sight
 _FRAMES_AT_ONCE = 16  # posed bodies in memory
 
 
@@ -40,9 +41,13 @@ def body_bounds(body: PosableBody, poses: BodyPose, margin: float) -> np.ndarray
 def box_corners(bounds: np.ndarray, camera: Cameras) -> np.ndarray:
     """The projected corners [8, 2] of a box [2, 3] (min, max corner), in pixels (first pixel's centre at 0.5, 0.5).
 
-    Order: x outermost, z innermost, min before max. ValueError if a corner is behind the camera.
+    Order: x outermost, z innermost, min before max. ValueError for a box without volume, and if a corner is behind the
+    camera or has hardly any projection.
     """
-    corners = np.stack(np.meshgrid(*np.asarray(bounds, np.float64).T, indexing="ij"), -1).reshape(8, 3)
+    bounds = np.asarray(bounds, np.float64)
+    if not (np.isfinite(bounds).all() and (bounds[1] > bounds[0]).all()):
+        raise ValueError(f"the body's box {bounds.tolist()} has no volume; check the body's pose and box_margin")
+    corners = np.stack(np.meshgrid(*bounds.T, indexing="ij"), -1).reshape(8, 3)
     w2c, K = camera.w2c.double().cpu().numpy(), camera.K.double().cpu().numpy()
     seen = corners @ w2c[:3, :3].T + w2c[:3, 3]
     if (seen[:, 2] < _NEAREST_DEPTH).any():
@@ -51,13 +56,19 @@ def box_corners(bounds: np.ndarray, camera: Cameras) -> np.ndarray:
             f"(depth {seen[:, 2].min():.3f} m); check the camera's pose and the body's"
         )
     projected = seen @ K.T
-    return projected[:, :2] / projected[:, 2:]
+    pixels = projected[:, :2] / projected[:, 2:]
+    if not (np.abs(pixels) < _FARTHEST_PIXEL).all():
+        raise ValueError(
+            f"a corner of the body's box {np.round(bounds, 3).tolist()} projects to {np.abs(pixels).max():.3g} pixels; "
+            "check the camera's calibration and the body's pose"
+        )
+    return pixels
 
 
 def projected_box_mask(bounds: np.ndarray, camera: Cameras) -> np.ndarray:
     """The bound mask [H, W] uint8 0/1: a box [2, 3] projected, corners at the nearest pixel, its six faces filled.
 
-    Source: R3-Avatar's preparation (after Neural Body, Peng et al. 2021). ValueError if a corner is behind the camera.
+    Source: R3-Avatar's preparation (after Neural Body, Peng et al. 2021). ValueError as `box_corners`.
     """
     # Polygons are filled between pixel centres, which OpenCV counts from (0, 0): hence the half pixel.
     pixels = np.rint(box_corners(bounds, camera) - 0.5).astype(np.int32)

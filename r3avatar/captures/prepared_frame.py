@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from r3avatar.captures.boxes import mask_rectangle, projected_box_mask
-from r3avatar.captures.capture import Capture
+from r3avatar.captures.capture import Capture, CaptureError
 
 PERSON, BOUND = 1, 2  # bits of a prepared mask
 
@@ -61,7 +61,7 @@ def bound_mask(
 ) -> tuple[np.ndarray, tuple[int, int, int, int]]:
     """The full-frame bound mask [H, W] uint8 0/1 of a body box [2, 3], and its rectangle x, y, width, height.
 
-    ValueError names the camera and the frame where the box is out of sight.
+    CaptureError names the camera and the frame where the box has no volume or is out of sight.
     """
     try:
         inside = projected_box_mask(bounds, capture.cameras[camera])
@@ -69,10 +69,12 @@ def bound_mask(
         if not rectangle[2]:
             raise ValueError("the projected body box is outside the image")
     except ValueError as error:
-        raise ValueError(
-            f"{capture.name}: camera {capture.camera_ids[camera]}, frame {capture.frame_ids[frame]}: {error}. "
-            "Fix: the calibration or the body's pose is wrong, or the camera belongs in no split"
-        ) from error
+        raise CaptureError(
+            capture.name, f"camera {capture.camera_ids[camera]}, frame {capture.frame_ids[frame]}",
+            expected="the posed body's box in the camera's sight", found=str(error),
+            fix="mend the calibration or the body's pose (`r3avatar inspect` names known mistakes), or take the camera "
+            "or the frame out of the splits",
+        ) from error  # fmt: skip
     return inside, rectangle
 
 
@@ -80,7 +82,7 @@ def prepare_frame(capture: Capture, bounds: np.ndarray, camera: int, frame: int)
     """Read one frame, add the bound mask, crop to the rectangle that holds the bound mask and all of the person.
 
     bounds [2, 3]: the posed body's box with its margin. The person may reach out of it (loose clothes); evaluation
-    needs all of the person, so the window holds both. ValueError where the box is out of the camera's sight.
+    needs all of the person, so the window holds both. CaptureError where the box is out of the camera's sight.
     """
     rgb, person = capture.read(camera, frame)
     inside, rectangle = bound_mask(capture, bounds, camera, frame)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from r3avatar.captures import body_bounds, projected_box_mask
+from r3avatar.captures import CaptureError, body_bounds, projected_box_mask
 from r3avatar.captures.boxes import mask_rectangle
 from r3avatar.captures.prepared_frame import bound_mask
 from r3avatar.types import Cameras
@@ -34,8 +34,14 @@ def test_a_box_behind_the_camera_is_refused(capture):
     with pytest.raises(ValueError, match="behind the camera"):
         projected_box_mask(np.array([[-1.0, -1, -1], [1, 1, 1]]), camera)
     far_left = np.array([[-60.0, 0, 0], [-50, 1, 1]])
-    with pytest.raises(ValueError, match=r"0012_09: camera 0, frame 1: the projected body box is outside"):
-        bound_mask(capture, far_left, 0, 1)
+    for box, found in [
+        (far_left, "the projected body box is outside"),
+        (np.zeros((2, 3)), "has no volume; check the body's pose and box_margin"),
+        (np.array([[0.0, 0, 0], [1, np.nan, 1]]), "has no volume"),
+        (np.array([[-0.5, -1e12, -0.2], [0.5, 1e12, 0.2]]), "projects to .* pixels; check the camera's calibration"),
+    ]:
+        with pytest.raises(CaptureError, match=f"0012_09: camera 0, frame 1: expected .*, found .*{found}.* Fix: mend"):
+            bound_mask(capture, box, 0, 1)
 
 
 def test_empty_rectangle():
