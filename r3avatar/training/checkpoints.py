@@ -28,23 +28,23 @@ class CheckpointFiles(TorchCheckpointIO):
         """Write `path` through to the disk. NotWritten, and no such file, if the disk is full or refuses."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as opened:
-            file = _Witness(opened)
-            try:
+        file = None
+        try:
+            with path.open("wb", buffering=0) as opened:
+                file = _Witness(opened)
                 torch.save(checkpoint, file)
-                opened.flush()
                 os.fsync(opened.fileno())
-            except (OSError, RuntimeError) as error:
-                cause = file.error or error  # torch reports its own surprise at what the disk said
-                path.unlink(missing_ok=True)
-                if not isinstance(cause, OSError):
-                    raise
-                free = shutil.disk_usage(path.parent).free
-                raise NotWritten(
-                    f"checkpoint {path.with_suffix('')} could not be written after {file.size / 2**20:.1f} MiB: "
-                    f"{os.strerror(cause.errno or 0)} ({free / 2**20:.1f} MiB are free); the one before is intact. "
-                    "Make room, and go on with resume=auto"
-                ) from cause
+        except (OSError, RuntimeError) as error:
+            path.unlink(missing_ok=True)
+            cause = (file and file.error) or error  # torch reports its own surprise at what the disk said
+            if not isinstance(cause, OSError):
+                raise
+            written, free = file.size if file else 0, shutil.disk_usage(path.parent).free
+            raise NotWritten(
+                f"checkpoint {path.with_suffix('')} could not be written after {written / 2**20:.1f} MiB: "
+                f"{os.strerror(cause.errno or 0)} ({free / 2**20:.1f} MiB are free); the one before is intact. "
+                "Make room, and go on with resume=auto"
+            ) from cause
 
 
 class _Witness:
@@ -54,13 +54,16 @@ class _Witness:
         self._file, self.error, self.size = file, None, 0
 
     def write(self, data) -> int:
+        left = memoryview(data).cast("B")
+        length = len(left)
         try:
-            written = self._file.write(data)
+            while len(left):  # the last bytes before a disk is full are written without an error
+                written = self._file.write(left)
+                self.size, left = self.size + written, left[written:]
         except OSError as error:
             self.error = self.error or error
             raise
-        self.size += written
-        return written
+        return length
 
     def flush(self) -> None:
         self._file.flush()
