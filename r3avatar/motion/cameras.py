@@ -12,10 +12,12 @@ from r3avatar.body import BodyModel
 from r3avatar.captures import Capture
 from r3avatar.motion.camera_path import read_camera_path
 from r3avatar.motion.motion import MotionError
-from r3avatar.motion.stage import Stage, stage_of
+from r3avatar.motion.stage import stage_of
 from r3avatar.types import BodyPose, Cameras
 
 MOVES = ("turntable", "follow", "fixed")
+MARGIN = 1.05  # of what has to be in the picture
+NEAR = 0.1  # metres before the camera
 
 
 def choose_cameras(
@@ -46,19 +48,20 @@ def choose_cameras(
     rig = [capture.cameras[capture.camera_index(c)] for c in capture.split("train").cameras]
     stage = stage_of(body, pose, rig_up(rig))
     followed = stage.followed(fps)
-    strayed = stage.path + stage.middle * stage.up - followed
-    above = strayed @ stage.up
-    radius = stage.body_radius + (strayed - above[:, None] * stage.up).norm(dim=1).max()
-    height = stage.body_height + 2 * above.abs().max()
+    away = followed - followed[0]
+    corners = stage.corners()
     if choice == "turntable":
-        return turntable(rig, followed, F, turns, radius, height)
+        strayed = corners - followed[:, None]
+        above = strayed @ stage.up
+        radius = (strayed - above[..., None] * stage.up).norm(dim=-1).max()
+        return turntable(rig, followed, F, turns, radius, 2 * above.abs().max())
     ahead = torch.stack([torch.nn.functional.normalize(c.centres - stage.path[0], dim=0) for c in rig]) @ stage.heading
     front = rig[int(ahead.argmax())]
     if choice == "fixed":
-        return still(towards(front, stage, stage.centre, stage.radius, stage.height), F)
-    camera = towards(front, stage, followed[0], radius, height)
+        return still(towards(front, stage.centre, stage.up, corners), F)
+    camera = towards(front, followed[0], stage.up, corners - away[:, None])
     w2c = camera.w2c.expand(F, 4, 4).clone()
-    w2c[:, :3, 3] -= ((followed - followed[0]) @ camera.w2c[:3, :3].T).to(w2c)
+    w2c[:, :3, 3] -= away @ camera.w2c[:3, :3].T
     return Cameras(camera.K.expand(F, 3, 3), w2c, camera.width, camera.height)
 
 
@@ -108,15 +111,27 @@ def turntable(
     return Cameras(_centred(cameras[0]).expand(frames, 3, 3), torch.stack(w2c), cameras[0].width, cameras[0].height)
 
 
-def towards(camera: Cameras, stage: Stage, target: Tensor, radius: Tensor, height: Tensor) -> Cameras:
-    """`camera` moved along its line to `target` [3], which it looks at, until a cylinder there is in the picture.
+def towards(camera: Cameras, target: Tensor, up: Tensor, points: Tensor) -> Cameras:
+    """`camera` turned to `target` [3] and moved away from it until `points` [..., 3] are in the picture."""
+    offset, K, points = camera.centres - target, _centred(camera), points.reshape(-1, 3)
+    half = torch.tensor([camera.width, camera.height]) / 2 / MARGIN
 
-    The cylinder is upright, `radius` and `height` in metres; no nearer than the camera stands.
-    """
-    offset = camera.centres - target
-    farther = max(1.0, float(_distance(camera, radius, height) / offset.norm()))
-    w2c = look_at(target + farther * offset, target, stage.up)
-    return Cameras(_centred(camera), w2c, camera.width, camera.height)
+    def at(distance: float) -> Tensor:
+        return look_at(target + distance * offset, target, up)
+
+    def fits(distance: float) -> bool:
+        w2c = at(distance)
+        seen = points @ w2c[:3, :3].T + w2c[:3, 3]
+        image = seen[:, :2] * torch.stack([K[0, 0], K[1, 1]]) / seen[:, 2:]
+        return bool((seen[:, 2] > NEAR).all() and (image.abs() <= half).all())
+
+    near, far = 1.0, 1.0
+    while not fits(far) and far < 1e6:
+        near, far = far, 2 * far
+    for _ in range(20 if far > 1 else 0):
+        between = (near + far) / 2
+        near, far = (near, between) if fits(between) else (between, far)
+    return Cameras(K, at(far), camera.width, camera.height)
 
 
 def still(camera: Cameras, frames: int) -> Cameras:
@@ -125,10 +140,10 @@ def still(camera: Cameras, frames: int) -> Cameras:
 
 
 def _distance(camera: Cameras, radius: float | Tensor, height: float | Tensor) -> Tensor:
-    """From which distance a camera sees an upright cylinder whole, with a margin of a twentieth."""
+    """From which distance a camera sees an upright cylinder whole."""
     radius, height = torch.as_tensor(radius), torch.as_tensor(height)
     wide, high = camera.width / 2 / camera.K[0, 0], camera.height / 2 / camera.K[1, 1]
-    return 1.05 * torch.maximum(radius + height / 2 / high, radius * (1 + wide.square()).sqrt() / wide)
+    return MARGIN * torch.maximum(radius + height / 2 / high, radius * (1 + wide.square()).sqrt() / wide)
 
 
 def _centred(camera: Cameras) -> Tensor:

@@ -20,17 +20,28 @@ FOLLOWING = 0.4  # seconds, standard deviation of what a following camera smooth
 
 @dataclass
 class Stage:
-    """The way of the pelvis, and upright cylinders around the motion and around the body alone. Metres, world axes."""
+    """The way of the pelvis, and an upright cylinder that the body keeps within. Metres, world axes."""
 
     up: Tensor  # [3]
     path: Tensor  # [F, 3] where the pelvis is
     heading: Tensor  # [3] what the first pose faces, level
     centre: Tensor  # [3] the middle of the whole motion
-    radius: Tensor  # [] from the middle's upright line to the farthest point of the body in any frame
-    height: Tensor  # [] of the whole motion
-    middle: Tensor  # [] how far the middle of the body is above its pelvis
-    body_radius: Tensor  # [] from the upright line through the pelvis
-    body_height: Tensor  # []
+    low: Tensor  # [] the body's lowest point in any frame, above its pelvis (below zero)
+    high: Tensor  # [] likewise the highest
+    radius: Tensor  # [] the farthest from the upright line through the pelvis
+
+    @property
+    def middle(self) -> Tensor:
+        """How far the middle of the body is above its pelvis, []."""
+        return (self.low + self.high) / 2
+
+    def corners(self) -> Tensor:
+        """Points [F, 16, 3] around the body in every frame: the rims of the upright cylinder that holds it."""
+        sideways = torch.linalg.cross(self.up, self.heading)
+        angles = torch.arange(8) * torch.pi / 4
+        ring = self.radius * (angles.cos()[:, None] * self.heading + angles.sin()[:, None] * sideways)
+        rims = torch.cat([ring + self.low * self.up, ring + self.high * self.up])
+        return self.path[:, None] + rims
 
     def followed(self, fps: float) -> Tensor:
         """Where a camera that goes along looks [F, 3]: the body's middle, without the shaking of its steps."""
@@ -57,7 +68,7 @@ def stage_of(body: BodyModel, pose: BodyPose, up: Tensor) -> Stage:
         low.append(above.min())
         high.append(above.max())
         reach.append((points - above[:, None] * up).norm(dim=1).max())
-    lowest, highest, body_radius = torch.stack(low).min(), torch.stack(high).max(), torch.stack(reach).max()
+    lowest, highest = torch.stack(low).min(), torch.stack(high).max()
     above = path @ up
     flat = path - above[:, None] * up
     centre = (flat.amin(0) + flat.amax(0)) / 2
@@ -65,6 +76,5 @@ def stage_of(body: BodyModel, pose: BodyPose, up: Tensor) -> Stage:
     heading = heading_of(root_transform(pose[:1], pelvis.double().numpy())[0], up.double().numpy())
     return Stage(
         up, path, torch.from_numpy(np.ascontiguousarray(heading)).float(), centre + (bottom + top) / 2 * up,
-        (flat - centre).norm(dim=1).max() + body_radius, top - bottom, (lowest + highest) / 2, body_radius,
-        highest - lowest,
+        lowest, highest, torch.stack(reach).max(),
     )  # fmt: skip
