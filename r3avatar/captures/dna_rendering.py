@@ -2,7 +2,8 @@
 
 The layout is smc.py's docstring. Known holes of the published files (its issues 5 and 25): expressions for 40 of 225
 frames, betas with one row, missing cameras, missing masks, truncated files. A single row of betas or expression is
-repeated for every frame; anything else is a CaptureError that names file, group and frame.
+repeated for every frame, and `missing_expression='zero'` takes a face at rest; anything else is a CaptureError that
+names file, group and frame.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class DnaRendering(Capture):
     scale: image size relative to the files'. undistort: remove lens distortion by K and D. The images keep the file's
         colours (Color_Calibration is not applied).
     fps: frames a second. box_margin: metres around the posed body for the bound mask.
+    missing_expression: 'refuse' files whose expressions are missing, or are not one a frame, or take 'zero' for them.
     mend: what to change in the conventions of cameras and poses as they are read; None: nothing (`Mend`).
 
     The files open at the first `read` of each process and never before; threads may read at once.
@@ -85,8 +87,11 @@ class DnaRendering(Capture):
         undistort: bool = True,
         fps: float | None = 15.0,
         box_margin: float = 0.05,
+        missing_expression: str = "refuse",
         mend: Mend | None = None,
     ):
+        if missing_expression not in ("refuse", "zero"):
+            raise ValueError(f"missing_expression is {missing_expression!r}; expected 'refuse' or 'zero'")
         check_settings(scale=scale, box_margin=box_margin, fps=fps)
         subject = check_file_name(str(subject), "subject")
         self.name, self.fps, self.scale, self.undistort, self.box_margin = subject, fps, scale, undistort, box_margin
@@ -102,7 +107,8 @@ class DnaRendering(Capture):
         self.mend = Mend() if mend is None else mend
         self._arguments = dict(
             root=root, subject=subject, splits=dict(self.splits), recorded=self.recorded, hand_mean=self._hand_mean,
-            scale=scale, undistort=undistort, fps=fps, box_margin=box_margin, mend=mend,
+            scale=scale, undistort=undistort, fps=fps, box_margin=box_margin,
+            missing_expression=missing_expression, mend=mend,
         )  # fmt: skip
         self._handles: tuple[h5py.File, h5py.File] | None = None
         self._owner = -1
@@ -115,7 +121,7 @@ class DnaRendering(Capture):
         self._walk_first(self._walked)
         with open_smc(self.images_path) as images, open_smc(self.annotations_path) as annotations:
             self.gender = read_gender(images)
-            self.poses = read_poses(annotations, self._hand_mean)
+            self.poses = read_poses(annotations, self._hand_mean, missing_expression)
             self.frame_ids = list(range(len(self.poses)))
             self.mend_fits()
             self._require_poses()
@@ -158,6 +164,7 @@ class DnaRendering(Capture):
             "scale": self.scale,
             "undistort": self.undistort,
             "hand_mean": self._hand_mean.ravel().tolist(),
+            **({} if self._arguments["missing_expression"] == "refuse" else {"missing_expression": "zero"}),
             **({"mend": mended} if mended else {}),
         }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from r3avatar.captures.checked import check_intrinsics, check_rotation, in_range
 from r3avatar.captures.smc import camera_group
 from r3avatar.types import BodyPose
 
+_log = logging.getLogger(__name__)
 _DOWNLOAD = "download the file again"
 # What is read of either file, for `walk_first`.
 IMAGE_PARTS = {"attributes": ("gender",), "groups": ("Camera_5mp", "Camera_12mp")}
@@ -160,12 +162,13 @@ def read_camera(annotations: h5py.File, camera: int) -> tuple[np.ndarray, np.nda
 
 
 @_refusing_damage("SMPLx")
-def read_poses(annotations: h5py.File, hand_mean: np.ndarray) -> BodyPose:
+def read_poses(annotations: h5py.File, hand_mean: np.ndarray, missing_expression: str = "refuse") -> BodyPose:
     """The SMPL-X fits of every frame, float32: theta [F, 55, 3], betas [F, 10], expression [F, 10], R = I, Th [F, 3].
 
     fullpose's hand joints (25-54) are offsets from the body model's mean hand pose (flat_hand_mean=False, no PCA);
     hand_mean [30, 3] is added to them, so that theta holds every joint's rotation as it is. Betas or expression of one
-    row are repeated. CaptureError for other row counts and for values that are not finite.
+    row are repeated. CaptureError for other row counts and for values that are not finite; missing_expression='zero'
+    takes zeros, with a warning, where the file has no expression or has it for other frames.
     """
     _require_group(annotations, "SMPLx", None)
     fix = "use another capture, or refit its body: its frames cannot be matched to these parameters"
@@ -173,7 +176,14 @@ def read_poses(annotations: h5py.File, hand_mean: np.ndarray) -> BodyPose:
     F = len(fullpose)
     transl = _read_array(annotations, "SMPLx/transl", [(F, 3)], fix)
     betas = _read_array(annotations, "SMPLx/betas", [(F, 10), (1, 10)], fix)
-    expression = _read_array(annotations, "SMPLx/expression", [(F, 10), (1, 10)], fix)
+    rest = "; or take a face at rest by capture.missing_expression=zero"
+    try:
+        expression = _read_array(annotations, "SMPLx/expression", [(F, 10), (1, 10)], fix + rest)
+    except CaptureError as error:
+        if missing_expression != "zero":
+            raise
+        _log.warning("%s; zeros are taken (missing_expression=zero)", str(error).split(" Fix: ")[0])
+        expression = np.zeros((1, 10))
     theta = fullpose.copy()
     theta[:, _HAND_JOINTS] += hand_mean
     return BodyPose(

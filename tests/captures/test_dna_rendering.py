@@ -135,6 +135,24 @@ def test_single_rows_are_repeated(pair, small, capture):
     assert torch.equal(poses.expression, capture.poses.expression[:1].expand(5, 10))
 
 
+@pytest.mark.parametrize("stored", [None, np.zeros((2, 10)), np.full((5, 10), np.nan)])
+def test_a_face_at_rest_on_demand(pair, small, stored, caplog):
+    with h5py.File(pair / "0012_09" / ANNOTATIONS, "r+") as file:
+        _replace("SMPLx/expression", stored)(file)
+    with pytest.raises(CaptureError, match=r"SMPLx/expression.* or take a face at rest by capture\.missing_expression"):
+        small.open(pair)
+    capture = small.open(pair, missing_expression="zero")
+    assert not capture.poses.expression.any() and capture.poses.expression.shape == (5, 10)
+    assert "SMPLx/expression" in caplog.text and "zeros are taken" in caplog.text
+    assert capture.fingerprint()["missing_expression"] == "zero"
+    with pytest.raises(ValueError, match="missing_expression is 'none'; expected 'refuse' or 'zero'"):
+        small.open(pair, missing_expression="none")
+
+
+def test_an_expression_that_is_there_is_kept(shared_pair, small, capture):
+    assert torch.equal(small.open(shared_pair, missing_expression="zero").poses.expression, capture.poses.expression)
+
+
 def test_pickles_as_its_arguments(capture):
     capture.read(0, 0)
     copy = pickle.loads(pickle.dumps(capture))

@@ -25,7 +25,7 @@ TINY = {
 
 
 def _config(name, **keys):
-    overrides = [f"+capture={name}", *(f"capture.{key}={value}" for key, value in keys.items())]
+    overrides = [f"+capture={name}", "+body=demo", *(f"capture.{key}={value}" for key, value in keys.items())]
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         return compose(overrides=overrides).capture
 
