@@ -52,8 +52,8 @@ VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
         "move a run's avatar into poses that it never took",
         (
             "run=outputs/demo",
-            "run=outputs/demo motion=poses.npz camera=turntable",
-            "run=outputs/demo camera=8 retrieval=none",
+            "run=outputs/demo motion=builtin:walk camera=follow picture_in_picture=true",
+            "run=outputs/demo motion=walk.bvh camera=turntable format=prores",
         ),
     ),
     "bench": (
