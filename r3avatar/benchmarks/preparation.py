@@ -29,7 +29,7 @@ def some_frames(capture: Capture, images: int) -> list[tuple[int, int]]:
 
 
 def preparation(capture: Capture, body: PosableBody, images: int, workers: Iterable[int]) -> dict[str, dict]:
-    """Images a second, and a core, of preparing about so many images; and milliseconds of its stages on one core.
+    """Images a second, and a core, and bytes on disk of preparing about so many images; stages' milliseconds on a core.
 
     workers: numbers of processes, 0 is this one alone; starting them counts. Files are read once before, so that their
     pages are in memory.
@@ -43,13 +43,15 @@ def preparation(capture: Capture, body: PosableBody, images: int, workers: Itera
         for count in dict.fromkeys(workers):
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                prepare(capture, body, folder, needed=pairs, workers=count, progress=False)
+                store = prepare(capture, body, folder, needed=pairs, workers=count, progress=False)
                 seconds = time.perf_counter() - start
+                stored = store.bytes_on_disk
             name = "here" if count == 0 else f"{count}_processes"
             result[name] = {
                 "images_per_second": len(pairs) / seconds,
                 "ms": 1e3 * seconds / len(pairs),
                 "images_per_second_a_core": len(pairs) / seconds / max(1, count),
+                "kilobytes_an_image": stored / 1e3 / len(pairs),
                 "images": len(pairs),
             }
         result |= _stages(capture, body, pairs[:: max(1, len(pairs) // 48)])
