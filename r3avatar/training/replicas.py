@@ -51,30 +51,31 @@ class Replicas:
         recording: steps will be recorded. RuntimeError if the optimizers' states are not the same (other checkpoints).
         """
         with torch.no_grad():
-            for value in [*module.parameters(), *module.buffers()]:
+            for value in (x for x in [*module.parameters(), *module.buffers()] if x.numel()):
                 held = value.detach().contiguous()
                 dist.broadcast(held, src=0)
                 if held.data_ptr() != value.data_ptr():
                     value.copy_(held)
         self.inside = not recording or (self._record and self._recordable())
-        self.check(optimizer, "at the start of the training: do all of them read the same checkpoint?")
+        self.check(optimizer, "at the start: do all ranks read the same checkpoint?", averages=True)
 
     def _recordable(self) -> bool:
         """Whether an all-reduce works in a CUDA graph, on every rank; says so if not."""
-        ones = torch.ones(_ALIGNMENT, device=self.device)
+        ones, graph, why = torch.ones(_ALIGNMENT, device=self.device), None, None
         dist.all_reduce(ones)  # makes the communicator, which cannot be done in a recording
         torch.cuda.synchronize(self.device)
         try:
-            memory = GraphMemory()
-            graph, _ = memory.record(lambda: dist.all_reduce(ones), self.device)
+            graph, _ = GraphMemory().record(lambda: dist.all_reduce(ones), self.device)
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+        if not self.agree(graph is None):  # a replay waits for those of all ranks
             graph.replay()
             torch.cuda.synchronize(self.device)
-            works, why = bool((ones == self.count**2).all()), "its result was wrong"
-        except RuntimeError as error:
-            works, why = False, str(error).splitlines()[0]
-        if not works:
+            if not bool((ones == self.count**2).all()):
+                why = "its result was wrong"
+        if why is not None:
             log.warning("rank %d cannot record an all-reduce as a CUDA graph: %s", self.rank, why)
-        if self.agree(not works):
+        if self.agree(why is not None):
             log.warning("gradients are averaged between two recorded parts of a step, not within one recording")
             return False
         return True
@@ -119,15 +120,15 @@ class Replicas:
 
     # Between steps.
 
-    def check(self, optimizer: torch.optim.Optimizer, when: str) -> None:
-        """RuntimeError naming the first parameter, or average of Adam's, that is not the same on all replicas.
+    def check(self, optimizer: torch.optim.Optimizer, when: str, averages: bool = False) -> None:
+        """RuntimeError naming the first parameter (averages: or average of Adam's) that differs between replicas.
 
         By exact sums of the values' bits: one small transfer from the device.
         """
         named = []
         for group in optimizer.param_groups:
             for number, p in enumerate(group["params"]):
-                values = {"": p.detach(), **optimizer.state.get(p, {})}
+                values = {"": p.detach(), **(optimizer.state.get(p, {}) if averages else {})}
                 for key, value in values.items():
                     if isinstance(value, Tensor) and value.dtype == torch.float32:
                         named.append((" ".join(["parameter", group.get("name", "?"), str(number), key]).strip(), value))

@@ -99,18 +99,18 @@ class Runs:
 
 @pytest.mark.slow
 def test_two_processes_equal_one_through_edits_and_resumes(workplace, tiny_capture):
-    """Two ranks until image 20, one until 28, two until 40; edits at 8 and 16, at 24, and at 32."""
+    """Two ranks until image 20, one until 28, two until 44; edits at 8 and 16, at 24, at 32 and 40."""
     runs = Runs(workplace, [*COMMON, *tiny_capture, *LINEAR, *CPU])
     runs(torchrun, ["name=parts", "budget.images=20", *TWO])
     assert runs.train("parts")["devices"] == 2
     runs(
         alone,
-        ["name=whole", "budget.images=40"],
+        ["name=whole", "budget.images=44"],
         ["name=parts", "budget.images=28", "resume=true"],
     )
-    runs(srun, ["name=parts", "budget.images=40", "resume=true", *TWO])
+    runs(srun, ["name=parts", "budget.images=44", "resume=true", *TWO])
     whole, parts = runs.train("whole"), runs.train("parts")
-    assert whole["images"] == parts["images"] == 40
+    assert whole["images"] == parts["images"] == 44
     counts = [whole["gaussians"], parts["gaussians"]]
     assert counts[0] == counts[1] > 12868 + 100, counts
     assert abs(whole["curve"][-1]["psnr"] - parts["curve"][-1]["psnr"]) < 1e-3
