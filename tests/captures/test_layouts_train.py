@@ -48,3 +48,23 @@ def test_the_experiment_runs(workplace, bodies, experiment):
     )  # fmt: skip
     metrics = json.loads((workplace.folder / "outputs" / experiment / "metrics.json").read_text())
     assert metrics["novel_view"]["paper"]["psnr"] > 5 and metrics["novel_pose"]["paper"]["psnr"] > 5
+
+
+@pytest.mark.parametrize(
+    "choice, subjects",
+    [
+        (["paper=glob(zju_mocap_38*)"], ["386", "387"]),
+        (["experiment=zju_mocap", "capture.subject=386,394"], ["386", "394"]),
+    ],
+)
+def test_subjects_are_swept(workplace, bodies, choice, subjects):
+    for subject in subjects:
+        write_zju_mocap(workplace.folder / "layouts" / "swept" / subject, plain_capture("smpl"))
+    workplace(
+        "train", "-m", *choice, *_splits("0-1", "2"), "capture.root=layouts/swept", f"body.path={bodies}",
+        "capture.scale=1", "loss=no_perceptual", "lpips=none", "codebook=small", "debug=fast", "logger=none",
+        "batch.views=2", "media=false", "evaluate=false", f"outputs=outputs/{len(choice)}",
+    )  # fmt: skip
+    for job, subject in enumerate(subjects):
+        folder = workplace.folder / "outputs" / str(len(choice)) / "zju_mocap" / subject / str(job)
+        assert (folder / "checkpoints" / "last.ckpt").is_file() and (folder / "logs" / "train.log").is_file()
