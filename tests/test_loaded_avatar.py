@@ -132,3 +132,22 @@ def test_a_run_from_before_recordings_says_what_is_missing(alone, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RunError, match=r"recording\.npz does not exist.*cannot be opened.*capture\.root=DIR"):
         Avatar.load(old, device="cpu")
+
+
+def test_thumbnails_are_the_captures_pictures_or_the_avatars(avatar, workplace):
+    from r3avatar.captures import FrameStore
+    from r3avatar.captures.cache import cache_folder
+    from r3avatar.evaluation.thumbnails import Thumbnails
+
+    recording, playback = avatar.recording, avatar.playback()
+    cache = str(workplace.folder / "cache")
+    kept = Thumbnails(recording, avatar.body, playback, cache)
+    store = FrameStore(cache_folder(recording, avatar.body, cache), recording.camera_ids, recording.frame_ids)
+    prepared = store.get(kept._camera, recording.frame_index(5))  # found without the capture, by its fingerprint
+    found = kept(5)
+    assert found.max() > 100 and found.shape[0] <= prepared.rgb.shape[0] and found.shape[1] <= prepared.rgb.shape[1]
+    person = prepared.rgb[prepared.mask & 1 > 0]
+    assert (found.reshape(-1, 3).sum(0) >= person.sum(0)).all(), "all of the person is in it"
+    rendered = Thumbnails(recording, avatar.body, playback, "off")(5)
+    assert rendered.max() > 50 and 0.3 < rendered.shape[0] / found.shape[0] < 3
+    assert recording.camera_ids[kept._camera] in recording.split("train").cameras
