@@ -41,43 +41,47 @@ def fractional_times(index: PartIndex, times: Tensor, query: Tensor, ids: Tensor
 
 
 @njit(cache=True, nogil=True)
-def live_times(query, bank, starts, rows, times, gap, angles):
+def live_times(query, measures, places, starts, rows, times, gap, angles):
     """`fractional_times` of one frame and every part, in float64 on the host: times [P] and distances [P].
 
-    query [S, C] and bank [T, S, C] as `PrunedSearch` keeps them, starts [P + 1] of the parts in S, rows [P] the chosen
-    frames; gap = 0: the frames' own times. angles: `geodesic_distance`.
+    query [S, C]; measures, places, starts as `PrunedSearch` keeps them; rows [P] the chosen frames; gap = 0: the
+    frames' own times. angles: `geodesic_distance`.
     """
-    P = len(rows)
+    P, T = places.shape
+    C = query.shape[1]
     found, distances = np.empty(P), np.empty(P)
     for p in range(P):
         row, start = rows[p], times[rows[p]]
-        found[p], distances[p] = start, _between(query, bank, row, row, 0.0, starts[p], starts[p + 1], angles)
+        first, joints = starts[p], starts[p + 1] - starts[p]
+        here = (T * first + places[p, row] * joints) * C  # where its numbers begin
+        found[p], distances[p] = start, _between(query, measures, here, here, 0.0, first, joints, angles)
         for side in (-1, 1):
-            beside = min(max(row + side, 0), len(bank) - 1)
+            beside = min(max(row + side, 0), T - 1)
             if beside == row or abs(times[beside] - start) > gap:
                 continue
+            there = (T * first + places[p, beside] * joints) * C
             product = length = 0.0
-            for s in range(starts[p], starts[p + 1]):
-                for c in range(query.shape[1]):
-                    way = np.float64(bank[beside, s, c]) - bank[row, s, c]
-                    product += (np.float64(query[s, c]) - bank[row, s, c]) * way
+            for s in range(joints):
+                for c in range(C):
+                    way = np.float64(measures[there + s * C + c]) - measures[here + s * C + c]
+                    product += (np.float64(query[first + s, c]) - measures[here + s * C + c]) * way
                     length += way * way
             along = min(max(product / length, 0.0), 0.5) if length > 0 else 0.0
-            distance = _between(query, bank, row, beside, along, starts[p], starts[p + 1], angles)
+            distance = _between(query, measures, here, there, along, first, joints, angles)
             if distance < distances[p]:
                 found[p], distances[p] = start + along * (times[beside] - start), distance
     return found, distances
 
 
 @njit(cache=True, nogil=True)
-def _between(query, bank, row, beside, along, first, end, angles):
-    """The mean distance of the query to what lies `along` the way from a row to the one beside it."""
-    total = 0.0
-    for s in range(first, end):
+def _between(query, measures, here, there, along, first, joints, angles):
+    """The mean distance of the query to what lies `along` the way from one frame to the one beside it."""
+    total, C = 0.0, query.shape[1]
+    for s in range(joints):
         chord = rest = 0.0
-        for c in range(query.shape[1]):
-            here = np.float64(bank[row, s, c])
-            square = (query[s, c] - here - along * (bank[beside, s, c] - here)) ** 2
+        for c in range(C):
+            start = np.float64(measures[here + s * C + c])
+            square = (query[first + s, c] - start - along * (measures[there + s * C + c] - start)) ** 2
             if c < 9:
                 chord += square
             else:
@@ -85,4 +89,4 @@ def _between(query, bank, row, beside, along, first, end, angles):
         if angles:
             chord = (2.0 * math.asin(min(1.0, math.sqrt(chord) / 2.0))) ** 2
         total += math.sqrt(chord + rest)
-    return total / (end - first)
+    return total / joints

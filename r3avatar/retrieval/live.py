@@ -120,8 +120,9 @@ class LiveRetrieval(_Live):
         query, rows, times = self._waiting.popleft()
         every = np.arange(len(PARTS))
         rows, frame = rows[every, choice], times[every, choice]
+        search = self.search
         exact, distances = live_times(
-            query, self.search.bank, self.search.starts, rows, self.times, self._gap, self.search.angles
+            query, search.measures, search.places, search.starts, rows, self.times, self._gap, search.angles
         )
         if self._before is None:
             jumped, inside = np.zeros(len(PARTS), bool), np.full(len(PARTS), -1)

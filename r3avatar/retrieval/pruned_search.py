@@ -37,7 +37,7 @@ class PrunedSearch:
     def __init__(self, bank: Array, parts: Sequence[int], angles: bool = False, advance: int = 1):
         """
         Args:
-            bank: [T, S, C] float32, finite, C >= 9: the parts' joints one after the other; kept, not copied.
+            bank: [T, S, C] float32, finite, C >= 9: the parts' joints one after the other.
             parts: joints of each part, which add up to S.
             angles: a joint's first nine numbers are a rotation matrix / sqrt(2).
             advance: rows by which neighbours move on from one query to the next; a guess that only time depends on.
@@ -47,7 +47,7 @@ class PrunedSearch:
             raise ValueError("no recorded frames: a search needs at least one")
         if sum(parts) != S or C < 9:
             raise ValueError(f"the bank is [T, {S}, {C}], but its parts have {list(parts)} joints of 9 numbers or more")
-        self.bank, self.angles, self.advance = bank, angles, advance
+        self.frames, self.angles, self.advance = T, angles, advance
         self.starts = np.cumsum([0, *parts])
         sample = np.asarray(bank[:: max(1, T // 4096)], np.float64)
         self._mean = sample.mean(0)
@@ -56,7 +56,10 @@ class PrunedSearch:
         self._axes = np.ascontiguousarray(axes[:, :, :_AXES])
         B = -(-T // _LANES)
         G = -(-B // _GROUP)
-        self._ids = np.full((len(parts), B * _LANES), -1)
+        self._ids = np.full((len(parts), B * _LANES), -1, np.int32)  # the frame at each place of the blocks
+        self.places = np.zeros((len(parts), T), np.int32)  # and the other way round
+        # The frames as they are, part after part in the order of places: near ones lie together.
+        self.measures = np.empty(T * S * C, np.float32)
         self._blocks = np.full((B, S, _AXES + 1, _LANES), np.inf, np.float32)  # what is missing is infinitely far
         self._low = np.full((G, S, _AXES + 1, _GROUP), np.inf, np.float32)
         self._high = np.full((G, S, _AXES + 1, _GROUP), -np.inf, np.float32)
@@ -66,20 +69,23 @@ class PrunedSearch:
             largest = max(largest, float(np.abs(points).max()))
             order = np.arange(T)
             _arrange(points.reshape(T, -1), order)
-            self._ids[p, :T] = order
+            self._ids[p, :T], self.places[p, order] = order, np.arange(T)
+            own = self.measures[T * C * start : T * C * end].reshape(T, end - start, C)
+            np.take(bank[:, start:end], order, 0, own)
             _fill(points, order, start, self._blocks, self._low, self._high)
         self._slack = _ROUNDING * max(parts) * (1 + largest)
         self._group_low = np.ascontiguousarray(self._low.min(-1).transpose(1, 2, 0))[None]
         self._group_high = np.ascontiguousarray(self._high.max(-1).transpose(1, 2, 0))[None]
-        self._seen = np.zeros((len(parts), T), np.int32)  # the query that last measured a frame
+        self._seen = np.zeros((len(parts), T), np.int32)  # the query that last measured a place
         self._queries = 0
         self._last = np.zeros((len(parts), 0), np.int64)
         self._looked_at = np.zeros(2, np.int64)
 
     @property
     def nbytes(self) -> int:
-        """Memory of the search beside the bank, bytes."""
-        return sum(x.nbytes for x in (self._ids, self._blocks, self._low, self._high, self._seen))
+        """Memory of the search, bytes."""
+        arrays = (self._ids, self.places, self.measures, self._blocks, self._low, self._high, self._seen)
+        return sum(x.nbytes for x in arrays)
 
     @property
     def measured(self) -> float:
@@ -91,13 +97,13 @@ class PrunedSearch:
 
         Equal distances: the lower row first. The nearer the query is to the one before, the faster.
         """
-        k = min(k, len(self.bank))
+        k = min(k, self.frames)
         distances, rows = np.empty((len(self.starts) - 1, k)), np.empty((len(self.starts) - 1, k), np.int64)
         self._queries += 1
         _search(
-            np.ascontiguousarray(query, np.float32), self.bank, self.starts, self._mean, self._axes, self.angles,
-            self._slack, self._blocks, self._ids, self._low, self._high, self._group_low, self._group_high, self._last,
-            self.advance, self._seen, self._queries, distances, rows, self._looked_at,
+            np.ascontiguousarray(query, np.float32), self.measures, self.places, self.starts, self._mean, self._axes,
+            self.angles, self._slack, self._blocks, self._ids, self._low, self._high, self._group_low,
+            self._group_high, self._last, self.advance, self._seen, self._queries, distances, rows, self._looked_at,
         )  # fmt: skip
         self._last = rows
         return distances, rows
@@ -202,12 +208,12 @@ def _select(points, axis, order, left, right, at):
 
 @njit(cache=True, nogil=True, fastmath=_FAST)
 def _search(
-    query, bank, starts, mean, axes, angles, slack, blocks, ids, low, high, group_low, group_high, last, advance, seen,
-    now, distances, rows, looked_at,
+    query, measures, places, starts, mean, axes, angles, slack, blocks, ids, low, high, group_low, group_high, last,
+    advance, seen, now, distances, rows, looked_at,
 ):  # fmt: skip
     """Fills `distances` and `rows` [P, k], and `looked_at`: blocks, and frames that were measured as they are."""
     P, k = distances.shape
-    G, B, T = len(low), len(blocks), len(bank)
+    G, B, T = len(low), len(blocks), places.shape[1]
     point = _shortened(query.reshape(1, *query.shape), mean, axes)
     group_bound, bound, sums = np.empty(G, np.float32), np.empty(_GROUP, np.float32), np.empty(_LANES, np.float32)
     looked_at[:] = 0
@@ -216,10 +222,12 @@ def _search(
         count, limit = 0, np.inf
         for i in range(last.shape[1]):
             row = min(last[p, i] + advance, T - 1)
-            if seen[p, row] != now and count < k:
-                seen[p, row] = now
+            place = places[p, row]
+            if seen[p, place] != now and count < k:
+                seen[p, place] = now
                 looked_at[1] += 1
-                count = _insert(_distance(query, bank, row, start, end, angles), row, distances, rows, p, count)
+                distance = _distance(query, measures, T, place, start, end, angles)
+                count = _insert(distance, row, distances, rows, p, count)
         if count == k:
             limit = distances[p, k - 1] * (1 + _ROUNDING) + slack
         _bound(point, start, end, group_low, group_high, 0, group_bound)
@@ -239,11 +247,12 @@ def _search(
                 for i in range(_LANES):
                     if sums[i] > limit:
                         continue
-                    row = ids[p, b * _LANES + i]
-                    if row < 0 or seen[p, row] == now:
+                    place = b * _LANES + i
+                    if place >= T or seen[p, place] == now:
                         continue
                     looked_at[1] += 1
-                    count = _insert(_distance(query, bank, row, start, end, angles), row, distances, rows, p, count)
+                    distance = _distance(query, measures, T, place, start, end, angles)
+                    count = _insert(distance, ids[p, place], distances, rows, p, count)
                     if count == k:
                         limit = distances[p, k - 1] * (1 + _ROUNDING) + slack
         for i in range(k):
@@ -308,17 +317,19 @@ def _insert(distance, row, distances, rows, p, count):
 
 
 @njit(cache=True, nogil=True)
-def _distance(query, bank, row, start, end, angles):
-    """The sum over a part's joints of the distance of the query to a recorded frame."""
-    total = 0.0
+def _distance(query, measures, frames, place, start, end, angles):
+    """The sum over a part's joints of the distance of the query to the frame at a place of `PrunedSearch.measures`."""
+    total, C = 0.0, query.shape[1]
+    at = (frames * start + place * (end - start)) * C
     for s in range(start, end):
         chord = rest = 0.0
         for c in range(9):
-            d = np.float64(query[s, c]) - bank[row, s, c]
+            d = np.float64(query[s, c]) - measures[at + c]
             chord += d * d
-        for c in range(9, query.shape[1]):
-            d = np.float64(query[s, c]) - bank[row, s, c]
+        for c in range(9, C):
+            d = np.float64(query[s, c]) - measures[at + c]
             rest += d * d
+        at += C
         if angles:
             chord = (2.0 * math.asin(min(1.0, math.sqrt(chord) / 2.0))) ** 2
         total += math.sqrt(chord + rest)

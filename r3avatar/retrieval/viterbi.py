@@ -6,6 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
+from numba import njit
 
 Array = np.ndarray
 
@@ -37,7 +38,7 @@ class JumpCost:
 def best_path(distances: Array, times: Array, jump: JumpCost, before: Array | None = None) -> Array:
     """The candidate of each frame and part, [Q, P] int64, such that no other choice costs less.
 
-    Dynamic programming in float64: time O(Q P k^2), memory O(Q P k). At equal costs the lower candidate counts.
+    Dynamic programming in float64: time O(Q P k^2), memory O(Q k). At equal costs the lower candidate counts.
 
     Args:
         distances: [Q, P, k] pose distances of the candidates.
@@ -57,15 +58,31 @@ def best_path(distances: Array, times: Array, jump: JumpCost, before: Array | No
     if Q == 0:
         return choice
     total = distances[0] if before is None else distances[0] + jump(np.asarray(before, np.float64)[:, None], times[0])
-    origins = np.zeros(distances.shape, np.int32)  # the candidate before, on the best way to each
-    for q in range(1, Q):
-        ways = total[:, None, :] + jump(times[q - 1][:, None, :], times[q][:, :, None])  # [P, now, before]
-        origins[q] = ways.argmin(-1)
-        total = distances[q] + np.take_along_axis(ways, origins[q][..., None], -1)[..., 0]
-    choice[-1] = total.argmin(-1)
-    for q in range(Q - 1, 0, -1):
-        choice[q - 1] = np.take_along_axis(origins[q], choice[q][:, None], -1)[:, 0]
+    _follow(distances, times, total.copy(), jump.cost, jump.reach, jump.step, choice)
     return choice
+
+
+@njit(cache=True, nogil=True)
+def _follow(distances, times, total, cost, reach, step, choice):
+    """Fills `choice` [Q, P]; total [P, k] is what it costs to begin with each candidate."""
+    Q, P, k = distances.shape
+    origins = np.zeros((Q, k), np.int32)  # the candidate before, on the best way to each
+    now = np.empty(k)
+    for p in range(P):
+        best = total[p]
+        for q in range(1, Q):
+            for i in range(k):
+                least, origin = np.inf, 0
+                for j in range(k):
+                    way = best[j] + cost * min(abs(times[q, p, i] - times[q - 1, p, j] - step) / reach, 1.0)
+                    if way < least:
+                        least, origin = way, j
+                now[i], origins[q, i] = distances[q, p, i] + least, origin
+            best[:] = now
+        at = np.argmin(best)
+        for q in range(Q - 1, -1, -1):
+            choice[q, p] = at
+            at = origins[q, at]
 
 
 class OnlinePath:
