@@ -4,7 +4,7 @@
     python tools/inspect_mistakes.py --layouts folder zju_mocap --captures skirt
 
 A cell says, a capture each: "yes" if inspect names the mistake and the key it gives mends the capture (good again, with
-cameras and poses as they were: "=" to the bit, otherwise within 1e-5), else what it names, or "no".
+cameras and poses as they were: "=" to the bit, otherwise within 4e-5), else what it names, or "no".
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tests.inspection import broken_captures as broken
 
 CAPTURES = {"skirt": {"garment": "skirt", "seed": 0}, "cape": {"garment": "cape", "seed": 7}}
 TINY = {"recorded_frames": 8, "later_frames": 4, "transition_frames": 2, "cameras": 4, "held_out_cameras": 1}
-TOLERANCE = 1e-5
+TOLERANCE = 4e-5  # metres, radians, pixels: float32's rounding
 
 
 def judge(name: str, arguments: list[str], good: Inspection, bodies: dict[str, BodyModel]) -> str:

@@ -14,7 +14,7 @@ The winner is the accepted one with the greatest gain.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from r3avatar.inspection.samples import Sample
 from r3avatar.inspection.silhouette import silhouette
 from r3avatar.types import BodyPose, Cameras
 
+_FRAMES_AT_ONCE = 16  # posed bodies computed together
 _UNCOVERED = 0.25  # cost of a mask's pixel without body; a pixel of body outside the mask costs 1
 _SHARE = 0.6  # least weight of improved pixels among all changed ones
 _ERRORS = 3.0  # least gain in standard errors
@@ -56,12 +57,6 @@ class Diagnosis:
     mended: list[np.ndarray]  # with the winner applied; empty without one
 
 
-@torch.no_grad()
-def pose_bodies(poses: BodyPose, body: BodyModel, rows: set[int]) -> dict[int, np.ndarray]:
-    """The posed vertices [V, 3] float64, metres, world, by row of the poses."""
-    return {row: body.vertices(poses[row : row + 1])[0].double().numpy() for row in sorted(rows)}
-
-
 class Scene:
     """The sampled images with the body that is posed in them."""
 
@@ -69,9 +64,9 @@ class Scene:
         self, rig: Sequence[Cameras], frame_ids: list[int], poses: BodyPose, body: BodyModel, samples: list[Sample]
     ):
         self.rig, self.frame_ids, self.poses, self.body, self.samples = rig, frame_ids, poses, body, samples
-        self._faces = body.faces.numpy()
-        self._posed = pose_bodies(poses, body, {sample.frame for sample in samples})
-        self.given = [self._silhouette(self._posed[s.frame], rig[s.camera]) for s in samples]
+        self._faces = np.ascontiguousarray(body.faces.numpy())
+        self._bodies: dict[bytes, np.ndarray] = {}  # by the pose's own parameters: vertices before R and Th
+        self.given = self._silhouettes(rig, poses, [sample.frame for sample in samples])
 
     def mended(self, mend: Mend) -> list[np.ndarray]:
         """The silhouettes [S] of [H, W] uint8 with a mend applied; as given for frames that lose their pose by it."""
@@ -79,20 +74,40 @@ class Scene:
         frame_ids, poses, _ = mend.fits(self.frame_ids, self.poses)
         row_of = {frame: row for row, frame in enumerate(frame_ids)}
         rows = [row_of.get(self.frame_ids[sample.frame]) for sample in self.samples]
-        posed = self._posed
-        if poses is not self.poses:
-            posed = pose_bodies(poses, self.body, {row for row in rows if row is not None})
+        found = self._silhouettes(rig, poses, rows)
+        return [given if row is None else one for given, row, one in zip(self.given, rows, found)]
+
+    def _silhouettes(self, rig: Sequence[Cameras], poses: BodyPose, rows: list[int | None]) -> list[np.ndarray | None]:
+        """The body in the pose of each sample's row; None where it has none."""
+        posed = self._posed(poses, sorted({row for row in rows if row is not None}))
         return [
-            given if row is None else self._silhouette(posed[row], rig[sample.camera])
-            for sample, given, row in zip(self.samples, self.given, rows)
+            None if row is None else silhouette(posed[row], self._faces, rig[sample.camera])
+            for sample, row in zip(self.samples, rows)
         ]
 
-    def _silhouette(self, vertices: np.ndarray, camera: Cameras) -> np.ndarray:
-        return silhouette(vertices, self._faces, camera)
+    @torch.no_grad()
+    def _posed(self, poses: BodyPose, rows: list[int]) -> dict[int, np.ndarray]:
+        """The posed vertices [V, 3] float64, metres, world, by row."""
+        keys = {row: self._key(poses, row) for row in rows}
+        new = {key: row for row, key in keys.items() if key not in self._bodies}
+        for keys_at_once in _batches(list(new), _FRAMES_AT_ONCE):
+            some = poses[[new[key] for key in keys_at_once]]
+            still = replace(some, R=torch.eye(3).expand(len(some), 3, 3), Th=torch.zeros(len(some), 3))
+            self._bodies.update(zip(keys_at_once, self.body.vertices(still).double().numpy()))
+        R, Th = poses.R.double().numpy(), poses.Th.double().numpy()
+        return {row: self._bodies[key] @ R[row].T + Th[row] for row, key in keys.items()}
+
+    @staticmethod
+    def _key(poses: BodyPose, row: int) -> bytes:
+        return b"".join(value[row].numpy().tobytes() for value in (poses.theta, poses.betas, poses.expression))
 
     def _mended_camera(self, camera: Cameras, mend: Mend) -> Cameras:
         K, w2c = mend.camera(camera.K.double().numpy(), camera.w2c.double().numpy())
         return Cameras(torch.from_numpy(K), torch.from_numpy(w2c), camera.width, camera.height)
+
+
+def _batches(items: list, size: int) -> list[list]:
+    return [items[i : i + size] for i in range(0, len(items), size)]
 
 
 def _cost(body: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -94,7 +94,7 @@ def factors(rig: Sequence[Cameras]) -> list[float]:
     middle = np.array([(c.width / 2 / float(c.K[0, 2]), c.height / 2 / float(c.K[1, 2])) for c in rig if _regular(c)])
     if middle.size and abs(math.log(guess := float(np.median(middle)))) > _NEARLY:
         near = sorted(USUAL, key=lambda factor: abs(math.log(factor / guess)))[:2]
-        tried += [float(f"{factor:.7g}") for factor in (*near, float(f"{guess:.3g}"))]
+        tried += [float(f"{factor:.9g}") for factor in (*near, float(f"{guess:.3g}"))]
     return list(dict.fromkeys(tried))
 
 
@@ -105,4 +105,4 @@ def _regular(camera: Cameras) -> bool:
 def _yaml(value: object) -> str:
     if value is None or isinstance(value, bool):
         return "null" if value is None else str(value).lower()
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+    return f"{value:.9g}" if isinstance(value, float) else str(value)

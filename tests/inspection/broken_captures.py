@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
@@ -37,14 +38,19 @@ def film(root: Path, subject: str, body: BodyModel) -> PlainCapture:
     """
     splits = {"train": Split(["0", "1", "2"], list(range(12)))}
     capture = DnaRendering(root, subject, splits=splits, recorded=(0, 12), hand_mean=None, scale=1.0)
-    cameras = []
-    for camera in capture.cameras:
-        K = camera.K.double().numpy()
-        K[:2, 2] -= 0.5
+    K = capture.cameras[0].K.double().numpy()
+    cameras, images, masks = [], [], []
+    for c, camera in enumerate(capture.cameras):
+        # MVHumanNet has one K for all cameras: the others' images are drawn as the first one's lens would.
+        shared = K @ np.linalg.inv(camera.K.double().numpy())
+        warp, size = _between_pixel_centres(shared), (camera.width, camera.height)
+        pairs = [capture.read(c, f) for f in range(12)]
+        masks.append([cv2.warpAffine(mask, warp, size, flags=cv2.INTER_NEAREST) for _, mask in pairs])
+        warped = [cv2.warpAffine(image, warp, size, flags=cv2.INTER_LINEAR) for image, _ in pairs]
+        images.append([image * mask[..., None] for image, mask in zip(warped, masks[-1])])
+        opencv = K - [[0, 0, 0.5], [0, 0, 0.5], [0, 0, 0]]
         w2c = camera.w2c.double().numpy()
-        cameras.append({"K": K, "D": np.zeros(5), "w2c": w2c, "width": camera.width, "height": camera.height})
-    pictures = [[capture.read(c, f) for f in range(12)] for c in range(3)]
-    images, masks = ([[pair[i] for pair in row] for row in pictures] for i in (0, 1))
+        cameras.append({"K": opencv, "D": np.zeros(5), "w2c": w2c, "width": camera.width, "height": camera.height})
     poses = capture.poses
     origin = Mend(root="origin").poses(poses)
     poses = replace(origin, Th=poses.Th - _offset(origin, body))
@@ -52,9 +58,13 @@ def film(root: Path, subject: str, body: BodyModel) -> PlainCapture:
     return PlainCapture(cameras, images, masks, poses, jpegs)
 
 
-def _jpeg(image: np.ndarray) -> bytes:
-    import cv2
+def _between_pixel_centres(affine: np.ndarray) -> np.ndarray:
+    """[2, 3] for OpenCV, whose first pixel centre is (0, 0), of a [3, 3] for pixel centres at 0.5."""
+    half = np.array([[1, 0, 0.5], [0, 1, 0.5], [0, 0, 1]])
+    return (np.linalg.inv(half) @ affine @ half)[:2]
 
+
+def _jpeg(image: np.ndarray) -> bytes:
     return cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes()
 
 
