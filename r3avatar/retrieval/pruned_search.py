@@ -334,3 +334,34 @@ def _distance(query, measures, frames, place, start, end, angles):
             chord = (2.0 * math.asin(min(1.0, math.sqrt(chord) / 2.0))) ** 2
         total += math.sqrt(chord + rest)
     return total
+
+
+def nearest_by_hand(query: Array, bank: Array, starts: Array, k: int, angles: bool = False) -> tuple[Array, Array]:
+    """`PrunedSearch.search` by measuring every row of `bank` [T, S, C] (memory-mapped, say): [P, k'] twice."""
+    every = distances_by_hand(query, bank, starts, angles)
+    k = min(k, len(bank))
+    rows = np.argsort(every, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(every, rows, 1), rows
+
+
+@njit(cache=True, nogil=True)
+def distances_by_hand(query, bank, starts, angles):
+    """Distances [P, T] float64 of a query [S, C] to every row of `bank` [T, S, C]; parts begin at `starts`."""
+    T, _, C = bank.shape
+    P = len(starts) - 1
+    found = np.zeros((P, T))
+    for t in range(T):
+        for p in range(P):
+            for s in range(starts[p], starts[p + 1]):
+                chord = rest = 0.0
+                for c in range(C):
+                    d = np.float64(query[s, c]) - bank[t, s, c]
+                    if c < 9:
+                        chord += d * d
+                    else:
+                        rest += d * d
+                if angles:
+                    chord = (2.0 * math.asin(min(1.0, math.sqrt(chord) / 2.0))) ** 2
+                found[p, t] += math.sqrt(chord + rest)
+            found[p, t] /= starts[p + 1] - starts[p]
+    return found

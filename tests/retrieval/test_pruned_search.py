@@ -56,7 +56,9 @@ def test_every_query_of_a_sequence_finds_what_measuring_all_finds(T, k, seed, an
 def test_little_is_measured_and_the_index_agrees():
     g = torch.Generator().manual_seed(0)
     phase = 0.1 * torch.arange(20_000)[:, None, None] + 6 * torch.rand(1, 6, 3, generator=g)
-    theta = 0.4 * torch.sin(phase * (1 + torch.arange(3) / 7)) + 0.002 * torch.randn(20_000, 6, 3, generator=g).cumsum(0)
+    theta = 0.4 * torch.sin(phase * (1 + torch.arange(3) / 7)) + 0.002 * torch.randn(20_000, 6, 3, generator=g).cumsum(
+        0
+    )
     embedding = rotation_embedding(theta, geodesic=False)
     bank = embedding[:19_000]
     search = PrunedSearch(bank[:, SLOTS].contiguous().numpy(), [2, 3, 1])
@@ -85,5 +87,5 @@ def test_live_embedding_is_that_of_the_sequence(geodesic, up):
 def test_refusals():
     with pytest.raises(ValueError, match="at least one"):
         PrunedSearch(np.zeros((0, 3, 9), np.float32), [3])
-    with pytest.raises(ValueError, match="add up|parts have"):
+    with pytest.raises(ValueError, match="its parts have"):
         PrunedSearch(np.zeros((2, 3, 9), np.float32), [2])
