@@ -8,6 +8,7 @@ import numpy as np
 from r3avatar.captures.boxes import mask_rectangle
 
 _CELL = 16  # pixels; how finely the maps are searched for the person
+_BAND = 64  # rows that are undistorted at a time
 
 Rectangle = tuple[int, int, int, int]  # x, y, width, height; width and height 0: empty
 
@@ -45,9 +46,12 @@ class Undistortion:
         if not w:
             return rgb, scaled_mask
         mask = mask[y - top : y - top + h, x - left : x - left + w]
-        image = maps(image, (x, y, w, h), cv2.INTER_LINEAR) if maps else image[y : y + h, x : x + w]
         # Black behind the person before scaling, so that edges blend into black.
-        image = cv2.bitwise_and(image, image, mask=mask)
+        if maps:
+            image = maps.masked(image, mask, x, y)
+        else:
+            here = image[y : y + h, x : x + w]
+            image = cv2.bitwise_and(here, here, mask=mask)
         if self.scaled_size != self.size:
             x, w = (value * width // self.size[0] for value in (x, w))
             y, h = (value * height // self.size[1] for value in (y, h))
@@ -87,6 +91,19 @@ class _Maps:
         x, y, w, h = rectangle
         here = slice(y, y + h), slice(x, x + w)
         return cv2.remap(image, self.places[here], self.fractions[here], interpolation)
+
+    def masked(self, image: np.ndarray, mask: np.ndarray, x: int, y: int) -> np.ndarray:
+        """The undistorted image from (x, y) on, black outside of the undistorted mask [h, w]: [h, w, 3]."""
+        height, width = mask.shape
+        result = np.zeros((height, width, 3), np.uint8)
+        for row in range(0, height, _BAND):  # a person is narrower at most heights than with arms spread
+            band = slice(row, row + _BAND)
+            left, _, w, _ = mask_rectangle(mask[band])
+            if w:
+                here = band, slice(left, left + w)
+                h = mask[band].shape[0]
+                cv2.copyTo(self(image, (x + left, y + row, w, h), cv2.INTER_LINEAR), mask[here], result[here])
+        return result
 
 
 class _Search:
