@@ -10,7 +10,7 @@ TRAIN ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test install lint bench doctor clean
+.PHONY: help demo test golden install lint bench doctor clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -23,6 +23,9 @@ demo: install ## make a capture of a dancing person, train an avatar, evaluate i
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -q
+
+golden: install ## the losses of 50 steps against the stored ones; REFRESH=1 stores the present ones
+	R3AVATAR_GOLDEN=$(if $(REFRESH),refresh) $(BIN)/python -m pytest -q tests/training/test_golden.py
 
 install: $(STAMP) ## make the virtual environment in .venv
 

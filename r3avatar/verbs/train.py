@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 def run_folder(config: DictConfig) -> Path:
     """outputs/<name>, or outputs/<name>/<job number> in a sweep."""
-    folder = Path(config.outputs) / config.name
+    folder = Path(config.outputs) / str(config.name)  # a name may look like a number
     if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
         folder = folder / str(HydraConfig.get().job.num)
     return folder

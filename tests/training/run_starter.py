@@ -5,7 +5,9 @@ A request: overrides of `r3avatar train`, the folder to run in, a file for the o
   {"accident": "signal", "images": n, "number": signal, "where": ..., "times": 1}
   {"accident": "loss" | "gradient", "images": n}           a step that is not finite
   {"accident": "allocate", "images": n, "what": "numpy" | "torch" | "cuda" | "said"}
+  {"accident": "operation", "images": n}                    an operation whose gradient is no number
   {"accident": "size", "bytes": n}                          no file may grow beyond (RLIMIT_FSIZE)
+  {"accident": "threads", "number": n}                      so many threads
 Answers: {"pid": ...} at the start, {"code": ...} at the end, -n for signal n.
 """
 
@@ -15,6 +17,7 @@ import resource
 import signal
 import sys
 
+import numba
 import numpy as np
 import pytorch_lightning  # noqa: F401  what takes long to import
 import torch
@@ -34,6 +37,9 @@ class Accidents:
         for item in wanted:
             if item["accident"] == "size":
                 resource.setrlimit(resource.RLIMIT_FSIZE, (item["bytes"], item["bytes"]))
+            elif item["accident"] == "threads":
+                torch.set_num_threads(item["number"])
+                numba.set_num_threads(item["number"])
         self._wrap(AvatarModule, "training_step", self._step)
         self._wrap(AvatarModule, "forward_backward", self._gradients)
         self._wrap(AvatarModule, "validation_step", lambda call, *a: (self.at("validation"), call(*a))[1])
@@ -62,9 +68,14 @@ class Accidents:
                 torch.empty(2**50, dtype=torch.uint8, device="cuda")
             else:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nMore of torch's advice")
+        if any(item["accident"] == "operation" and item["images"] == before for item in self.wanted):
+            module.loss = _spoilt(module.loss, module.avatar.gaussians.positions)
         terms, render, attributes = call(module, batch)
-        exactly = [item for item in self.wanted if item.get("images") == before]
-        for item in exactly:
+        for item in self.wanted:
+            if item.get("images") == before and "rgb" not in item:
+                item["rgb"] = batch.rgb.clone()  # the fault lies in the batch: it is there again when that is run again
+            if not torch.equal(item.get("rgb", torch.empty(0)), batch.rgb):
+                continue
             if item["accident"] == "loss":
                 terms["l1"] = terms["l1"] * float("nan")
                 terms["total"] = terms["total"] * float("nan")
@@ -97,6 +108,15 @@ class Accidents:
             self.wanted.remove(item)
             for _ in range(item.get("times", 1)):
                 os.kill(os.getpid(), item["number"])
+
+
+def _spoilt(loss, parameter):
+    class Spoilt(torch.nn.Module):
+        def forward(self, render, batch):
+            terms = loss(render, batch)
+            return {**terms, "total": terms["total"] + (0 * parameter.sum()).sqrt()}
+
+    return Spoilt()
 
 
 def child(request, config):
