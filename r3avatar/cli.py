@@ -244,8 +244,8 @@ def _task(verb: str):
         from r3avatar.training.stopping import Stopped
 
         expected = (
-            CaptureError, MotionError, RetrievalError, RunError, FileNotFoundError, FileExistsError, PermissionError,
-            MissingMandatoryValue, InstantiationException, ModuleNotFoundError,
+            CaptureError, MotionError, RetrievalError, RunError, OSError, MissingMandatoryValue, InstantiationException,
+            ModuleNotFoundError,
         )  # fmt: skip
         try:
             return importlib.import_module(f"r3avatar.verbs.{verb}").run(config)
