@@ -1,4 +1,4 @@
-"""The data sets' configurations: the method's splits and subjects, and docs/data_sets.md's commands."""
+"""The data sets' configurations: the method's splits and subjects, and docs/data.md's commands."""
 
 import re
 import shlex
@@ -14,8 +14,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from r3avatar.captures import Split
 from r3avatar.cli import UsageError, check, groups
 
-TEXT = (Path(__file__).parents[1] / "docs" / "data_sets.md").read_text()
-COMMANDS = re.search(r"```bash\n(.*?)```", TEXT, re.S)[1].splitlines()
+TEXT = (Path(__file__).parents[1] / "docs" / "data.md").read_text()
+LINES = [line for block in re.findall(r"```bash\n(.*?)```", TEXT, re.S) for line in block.splitlines()]
+COMMANDS = [line for line in LINES if line.startswith("r3avatar train") and "capture=folder" not in line]
+OTHERS = [line for line in LINES if line not in COMMANDS]
 ALL = "r3avatar train -m 'paper=glob(*)' capture.root=DIR body.path=BODIES"
 SUBJECTS = {
     "dna_rendering": ["0010_03", "0012_03", "0019_10", "0024_05", "0051_09", "0172_05", "0188_02"],
@@ -137,6 +139,32 @@ def test_commands_compose(command):
         subjects = named[1].split(",")
         assert str(config.capture.subject) == subjects[0]
         assert len(subjects) == 1 or subjects == SUBJECTS[config.name.split("/")[0]]
+
+
+@pytest.mark.parametrize("command", OTHERS)
+def test_the_other_commands_compose(command):
+    program, verb, *arguments = shlex.split(command)
+    if program == "python":
+        assert (Path(__file__).parents[1] / verb).is_file() and len(arguments) == 3
+    else:
+        assert program == "r3avatar" and check(verb, arguments)
+
+
+def test_every_data_set_is_inspected_trained_and_evaluated():
+    for experiment in SUBJECTS:
+        for start in (
+            f"inspect capture={experiment} ",
+            f"train experiment={experiment} ",
+            f"evaluate run=outputs/{experiment}/",
+        ):
+            assert any(line.startswith(f"r3avatar {start}") for line in LINES), start
+
+
+def test_the_keys_that_mend_are_known():
+    keys = re.findall(r"`capture\.mend\.(\w+)=([\w.-]+)`", TEXT)
+    assert len({key for key, _ in keys}) == 9
+    for key, value in keys:
+        assert str(check("inspect", [f"capture.mend.{key}={value}"]).capture.mend[key]).lower() == value
 
 
 def test_a_pattern_without_a_member_is_refused():

@@ -121,7 +121,7 @@ def _check_opening(opened: Opened, body: BodyModel | str) -> list[Check]:
         elif opened.mistake is not None:
             rest = "it opens with a known mistake mended"
         else:
-            rest = f"the rest opens: see the holes for the {len(opened.without)} that were left out"
+            rest = "the rest opens; the holes say what was left out for that"
         checks.append(Check("reader", POOR, f"refuses the capture: {found or mend} ({rest})", mend if found else ""))
     if isinstance(body, str):
         found, _, mend = body.rpartition(" Fix: ")
@@ -139,7 +139,7 @@ def _check_files(files: list[FileGroup]) -> Check:
 
 
 def _check_holes(holes: list[Hole], read: int) -> Check:
-    found = f"{len(holes)} holes" if holes else f"none in {read} images read"
+    found = f"{len(holes)} found" if holes else f"none in {read} images read"
     mend = "take what is missing out of the splits, or get the files again" if holes else ""
     return Check("holes", POOR if holes else GOOD, found, mend)
 

@@ -60,7 +60,7 @@ def _mend(check: Check) -> str:
         return ""
     advice = escape(check.mend.removeprefix("set "))
     return (
-        f"<section class='mend'><h2>{escape(found[:1].upper() + found[1:])}</h2><p>One known mistake explains what is "
+        f"<section class='mend'><h2>One known mistake: {escape(found)}</h2><p>It explains what is "
         f"wrong. Mended, {escape(rest)}.</p><div>Set <code>{advice}</code></div></section>"
     )
 
