@@ -16,6 +16,7 @@ from r3avatar.captures.mend import Mend
 from r3avatar.types import BodyPose, Cameras
 
 SPLIT_NAMES = ("train", "novel_view", "novel_pose")
+GENDERS = ("male", "female", "neutral")
 _log = logging.getLogger(__name__)
 _RANGE = re.compile(r"(\d+)(?:-(\d+)(?:/(\d+))?)?")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from r3avatar.captures.capture import SPLIT_NAMES, CaptureError, Split, parse_recorded
+from r3avatar.captures.capture import GENDERS, SPLIT_NAMES, CaptureError, Split, parse_recorded
 from r3avatar.captures.checked import (
     check_file_name,
     check_intrinsics,
@@ -24,7 +24,6 @@ from r3avatar.captures.mend import Mend
 from r3avatar.types import BodyPose
 
 JOINTS = {"smpl": 24, "smplx": 55}
-GENDERS = ("male", "female", "neutral")
 _MEND = "mend the file as docs/folder_layout.md says"
 _IMAGE, _MASK = re.compile(r"([0-9]+)\.(?:jpg|jpeg|png)"), re.compile(r"([0-9]+)\.png")
 

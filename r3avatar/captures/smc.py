@@ -26,6 +26,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from r3avatar.captures.capture import GENDERS
+
 FIRST_12MP = 48  # cameras below are in Camera_5mp, the others in Camera_12mp
 NO_COLOR_CALIBRATION = np.array([[0.0, 1.0, 0.0]] * 3)  # y = x in every channel
 
@@ -71,7 +73,7 @@ class SmcWriter:
         color_calibration: Mapping[int, np.ndarray] | None = None,
         overwrite: bool = False,
     ):
-        if gender not in ("male", "female", "neutral"):
+        if gender not in GENDERS:
             raise ValueError(f"gender is '{gender}'; expected 'male', 'female' or 'neutral'")
         if num_frames < 1 or not cameras:
             raise ValueError(f"a capture needs cameras and frames: {len(cameras)} cameras, {num_frames} frames given")

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import torch
 
-from r3avatar.captures.capture import CaptureError
+from r3avatar.captures.capture import GENDERS, CaptureError
 from r3avatar.captures.checked import check_intrinsics, check_rotation, in_range
 from r3avatar.captures.smc import camera_group
 from r3avatar.types import BodyPose
@@ -69,9 +69,15 @@ def find_member(group: h5py.Group, number: int) -> str | None:
 
 @_refusing_damage("attribute gender")
 def read_gender(images: h5py.File) -> str | None:
-    """The actor's gender as the file says it; None if it does not."""
-    gender = images.attrs.get("gender")
-    return gender.decode() if isinstance(gender, bytes) else gender
+    """The actor's gender as the file says it, in lower case; None if it does not; CaptureError if it is none."""
+    stored = images.attrs.get("gender")
+    if stored is None:
+        return None
+    gender = (stored.decode() if isinstance(stored, bytes) else str(stored)).lower()
+    if gender not in GENDERS:
+        expected = f"one of {', '.join(GENDERS)}"
+        raise CaptureError(images.filename, "attribute gender", expected=expected, found=repr(stored), fix=_DOWNLOAD)
+    return gender
 
 
 @_refusing_damage("the images of camera {0}")

@@ -185,6 +185,8 @@ def _assign(index, number):
 
 I, A = IMAGES, ANNOTATIONS
 HOLES = {
+    "gender": (I, lambda file: file.attrs.__setitem__("gender", "femalf"), "attribute gender: expected one of male"),
+    "gender of numbers": (I, lambda file: file.attrs.__setitem__("gender", [1, 2]), "attribute gender: expected one"),
     "missing camera": (I, _replace("Camera_5mp/1", None), "Camera_5mp/1/color: expected the camera's images"),
     "missing group": (I, _replace("Camera_12mp", None), "Camera_12mp: expected the group, found none"),
     "missing calibration": (A, _replace("Camera_Parameter/48", None), "Camera_Parameter/48: expected the camera's"),

@@ -50,9 +50,8 @@ def test_only_what_the_splits_need_must_be_there(tmp_path):
     folder = write_plain_folder(tmp_path, "holes", plain, pictures=pictures)
     with pytest.raises(CaptureError, match="frame 1: expected an image, found none"):
         _open(folder).read(2, 1)
-    with pytest.raises(
-        ValueError, match=re.escape(f"{tmp_path / 'gone' / 'images' / '2'}: frame 0: expected an image")
-    ):
+    missing = f"{tmp_path / 'gone' / 'images' / '2' / '000000.png'}: camera 2, frame 0: expected an image"
+    with pytest.raises(ValueError, match=re.escape(missing)):
         write_plain_folder(tmp_path, "gone", plain, pictures=lambda c, f: None if c == "2" else pictures(c, f))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["holes"]
 
