@@ -13,4 +13,4 @@ def run(config: DictConfig) -> None:
         raise RunError("preprocess fills the frame cache, which cache.folder=off turns off: name a folder, or none")
     capture, body = instantiate(config.capture), instantiate(config.body)
     store = prepare(capture, body, config.cache.folder, workers=config.workers or None)
-    print(f"prepared frames: {store.folder} ({len(store)} frames, {store.bytes_on_disk / 1e6:.0f} MB)")
+    print(f"prepared frames: {store.folder} ({len(store)} frames, {store.bytes_on_disk / 1e6:.3g} MB)")
