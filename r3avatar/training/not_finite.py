@@ -58,8 +58,9 @@ def explain_step(
         "batch": _plain(batch),
         "found": found,
     }
-    CheckpointFiles().save_checkpoint(contents, part)
-    os.replace(part, path)
+    if trainer.is_global_zero:
+        CheckpointFiles().save_checkpoint(contents, part)
+        os.replace(part, path)
     shown = [*found[:4], f"and {len(found) - 4} more"] if len(found) > 5 else found
     what = "; ".join(shown) or "run again alone, the step is finite: the device's sums come in another order each time"
     where = ", ".join(f"frame {f} in cameras {' '.join(map(str, row))}" for f, row in zip(frames, cameras))

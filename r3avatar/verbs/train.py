@@ -121,7 +121,7 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
 
     def make_folder() -> None:
         if config.overwrite:
-            for part in ("checkpoints", "media", "metrics.json"):
+            for part in ("checkpoints", "media", "metrics.json", "logs/csv"):
                 path = folder / part
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if last is not None:
