@@ -239,4 +239,4 @@ def _require_space(folder: Path, capture: Capture, bounds: np.ndarray, missing: 
     estimate = len(missing) * np.mean([4 * width * height for _, _, width, height in rectangles])
     free = shutil.disk_usage(folder).free
     if estimate > free:
-        raise full_disk_error(folder, len(missing), f"about {estimate / 1e6:.0f} MB, and {free / 1e6:.0f} MB are free")
+        raise full_disk_error(folder, len(missing), f"about {estimate / 1e6:.3g} MB, and {free / 1e6:.3g} MB are free")

@@ -251,7 +251,7 @@ def test_a_disk_that_fills_up(run):
     messages = [re.match(pattern, line) for line in refused]
     assert len(messages) == 4 and all(messages), out
     assert messages[0][2] == messages[3][2] == "the disk is full"
-    assert re.fullmatch(r"about 1 MB, and 0 MB are free", messages[2][2])
+    assert re.fullmatch(r"about [\d.]+ MB, and 0\.\d+ MB are free", messages[2][2])
     assert re.fullmatch(r"kept [1-9]\d* partial 0", kept) and frames == "frames 120"
     reads = run.reads()
     assert len(set(reads)) == 120 and len(reads) <= 120 + 2 * 16, "what was written is not prepared again"
