@@ -181,7 +181,7 @@ def check(verb: str, arguments: list[str]):
         try:
             base = compose(verb, overrides=[first(o) for o in choices])
             keys = _flatten(base)
-            used = [g for g in members if f"{g}" in keys or g in ("experiment", "paper", "debug")]
+            used = [g for g in members if f"{g}" in keys or g in ("experiment", "paper", "debug", "hparams_search")]
             for o in overrides:
                 key = o.key_or_group
                 if o in choices and key not in used:
@@ -263,6 +263,24 @@ def _task(verb: str):
     return task
 
 
+def _sweep_if_asked(arguments: list[str]) -> None:
+    """End with a sweep's exit code if `train` was given -m."""
+    from r3avatar.run import RunError
+
+    words = [a for a in arguments if not a.startswith("-")]
+    try:
+        if any(a in ("-m", "--multirun") for a in arguments):
+            from r3avatar.sweeps.sweep import sweep
+
+            raise SystemExit(sweep(words))
+        for word in words:
+            if word.startswith(("launcher=", "hparams_search=")):
+                raise RunError(f"{word} is of a sweep: add -m")
+    except RunError as error:
+        print(f"r3avatar train: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the command `r3avatar`."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -300,6 +318,9 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         print(f"r3avatar {verb}: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+    if verb == "train" and not any(a.startswith(("--cfg", "-c", "--info")) for a in rest):
+        _sweep_if_asked(rest)
 
     import hydra
 

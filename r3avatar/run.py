@@ -79,7 +79,8 @@ def changed_keys(folder: Path, config: DictConfig) -> list[str]:
 
     before = flat(OmegaConf.to_container(OmegaConf.load(folder / "config.yaml")))
     now = flat(OmegaConf.to_container(config, resolve=True))
-    keys = [key for key in {**before, **now} if key not in ("resume", "overwrite")]
+    place = ("folder", "launcher", "search", "resume", "overwrite")  # where and how, not what
+    keys = [key for key in {**before, **now} if key.split(".")[0] not in place]
     return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
 
 
@@ -94,7 +95,7 @@ def create_run_folder(folder: Path, config: DictConfig, overrides: list[str]) ->
     latest = outputs / "latest"
     if latest.is_symlink() or not latest.exists():
         temporary = outputs / f".latest-{os.getpid()}"
-        temporary.symlink_to(folder.relative_to(outputs))
+        temporary.symlink_to(os.path.relpath(folder, outputs))
         os.replace(temporary, latest)
 
 

@@ -8,8 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -46,11 +44,6 @@ def count_processes(config: DictConfig) -> int:
         raise RunError(
             f"trainer.devices={trainer.devices} x trainer.num_nodes={trainer.num_nodes} are {count} processes, but "
             f"{started.count} were started; {_GUIDE}"
-        )
-    if count > 1 and HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        raise RunError(
-            f"a sweep's job trains on one device, not {count}: jobs run side by side in one process each, which cannot "
-            "be several. Leave trainer.devices=1, or start the runs one after the other, without -m"
         )
     try:
         Shard.of(config.batch.frames, config.batch.views, 0, count)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -19,6 +19,7 @@ from r3avatar.captures.shard import Shard
 from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
 from r3avatar.rasterizer.projection import scene_extent
 from r3avatar.run import RECORDING, RunError, changed_keys, check_run_folder, create_run_folder, update_metrics
+from r3avatar.sweeps.process import TRIAL
 from r3avatar.training.callbacks import DensityCallback, MediaCallback, ProgressCallback, peak_memory_gib
 from r3avatar.training.checkpoints import CheckpointCallback
 from r3avatar.training.module import AvatarModule, Budget
@@ -35,10 +36,7 @@ log = logging.getLogger(__name__)
 
 def run_folder(config: DictConfig) -> Path:
     """outputs/<name>, or outputs/<name>/<job number> in a sweep."""
-    folder = Path(config.outputs) / str(config.name)  # a name may look like a number
-    if HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN:
-        folder = folder / str(HydraConfig.get().job.num)
-    return folder
+    return Path(config.folder)
 
 
 def build_data(
@@ -144,6 +142,10 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
         callbacks.append(ProfileCallback(folder / "profile", config.profile.skip, config.profile.steps))
     every = config.checkpoint.every_images, config.checkpoint.every_minutes
     callbacks.append(CheckpointCallback(str(folder / "checkpoints"), signals, *every))
+    if TRIAL in os.environ and first:  # of a hyper-parameter search
+        from r3avatar.sweeps.pruning import PruningCallback
+
+        callbacks.append(PruningCallback(os.environ[TRIAL], folder))
     logger = build(config.logger, save_dir=str(folder / "logs")) if first else None
     if logger is not None:
         logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
