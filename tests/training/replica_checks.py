@@ -1,13 +1,16 @@
 """What one of two processes finds when it talks to the other; prints nothing unless something is wrong."""
 
 import sys
+from types import SimpleNamespace
 
 import torch
 
 from r3avatar.captures.shard import Shard
+from r3avatar.training.density_statistics import DensityStatistics
 from r3avatar.training.fused_adam import FusedAdam
 from r3avatar.training.processes import Processes
 from r3avatar.training.replicas import Replicas
+from r3avatar.types import RenderOutput
 
 
 def parameters(seed):
@@ -69,11 +72,37 @@ def talk(replicas):
         raise AssertionError("rank 0's error went unheard")
 
 
+def statistics(replicas):
+    """A frame's two views, one a rank, give the statistics of one process with both."""
+    g = torch.Generator().manual_seed(2)
+    gradient, radii = torch.rand(1, 2, 6, 2, generator=g), torch.randint(0, 3, (1, 2, 6), generator=g).float()
+    said = SimpleNamespace(
+        opacity_logit=torch.randn(1, 6, 1, generator=g), scale=torch.rand(1, 6, 3, generator=g),
+        rotation=torch.randn(1, 6, 4, generator=g),
+    )  # fmt: skip
+
+    def observed(views, share):
+        means2d = torch.zeros(1, len(views), 6, 2, requires_grad=True)
+        means2d.grad = gradient[:, views] / share  # of a mean over that many images
+        found = DensityStatistics(100, backend="torch")
+        found.observe(RenderOutput(None, None, radii[:, views], means2d), said, 20, 10)
+        return found
+
+    whole, mine = observed([0, 1], 2), observed([replicas.rank], 1)
+    for _ in range(2):  # before an edit; and again after a checkpoint
+        mine.all_reduce(seen_elsewhere=not replicas.shard.first_view)
+        for name, value in whole.interval.items():
+            torch.testing.assert_close(mine.interval[name], value, msg=name)
+        assert mine.frames == whole.frames == 1
+        if replicas.rank:
+            mine.forget_interval()
+
+
 if __name__ == "__main__":
     processes = Processes.started()
     device = processes.join(cuda=sys.argv[1:] == ["cuda"])
     shard = Shard.of(1, 2, processes.rank, processes.count)
     replicas = Replicas(shard, processes.rank, processes.local_rank, processes.count, device)
-    for check in (average, differences, talk):
+    for check in (average, differences, talk, statistics):
         check(replicas)
     replicas.leave()
