@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from r3avatar.cuda_graphs import RecordedFunction
+from r3avatar.training.finite import FiniteWatch
 from r3avatar.training.fused_adam import FusedAdam
 from r3avatar.training.optimizer import place_rates
 
@@ -195,3 +196,26 @@ def test_steps_never_wait_for_the_device():
     finally:
         torch.cuda.set_sync_debug_mode("default")
     assert a.state[ours[0]]["step"] == 3
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("kernel", [False, True])
+def test_nothing_changes_where_a_step_was_not_finite(device, kernel):
+    values = parameters(device, ((3, 5), (2049,)))
+    backend = ("auto" if device == "cuda" else "triton") if kernel else "torch"
+    adam = FusedAdam([{"params": values, "lr": 1e-2}], backend=backend)
+    watch = FiniteWatch(torch.device(device))
+    adam.found_inf = watch.found
+    for step, spoilt in enumerate((None, None, float("inf"), None)):
+        before = copy.deepcopy((values, adam.state_dict()))
+        for k, p in enumerate(values):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(step + k)).to(device)
+        if spoilt is not None:
+            values[1].grad[7] = spoilt
+        watch.look(torch.tensor(1.0, device=device), [p.grad for p in values])
+        adam.step()
+        same = all(torch.equal(a, b) for a, b in zip(values, before[0]))
+        assert same == (step >= 2) and watch.lost() == max(0, step - 1)
+    for number, state in adam.state_dict()["state"].items():
+        assert all(torch.equal(value, before[1]["state"][number][name]) for name, value in state.items())
+        assert float(state["step"]) == 2
