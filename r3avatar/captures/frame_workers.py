@@ -104,11 +104,14 @@ def _lead(boss: Connection, write: Write, order: _Order, workers: int) -> None:
     try:
         for _ in range(workers):
             ours, theirs = context.Pipe()
+            task = order.next(ours)
+            if task is None:
+                break
             process = context.Process(target=_work, args=(theirs, write), daemon=True)
             process.start()
             theirs.close()
             crew[ours] = process
-            ours.send(order.next(ours))
+            ours.send(task)
         while crew:
             for ready in wait([boss, *crew]):
                 if ready is boss:

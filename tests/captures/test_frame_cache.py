@@ -1,6 +1,7 @@
 """The frame cache: the same frames as without it, shared, resumable, and clear when something fails."""
 
 import errno
+import itertools
 import logging
 import os
 import pickle
@@ -17,6 +18,7 @@ import pytest
 
 from r3avatar.captures import CaptureError, DnaRendering, body_bounds, cache_writer, frames_of_splits, prepare
 from r3avatar.captures.cache import cache_folder, default_cache_dir
+from r3avatar.captures.frame_workers import _Order
 from r3avatar.captures.prepared_frame import BOUND, PERSON, DirectFrames
 
 
@@ -165,8 +167,22 @@ def test_damaged_segments_are_prepared_again(counted, body, tmp_path, caplog, ke
 
 
 def test_worker_processes_make_the_same(capture, body, tmp_path):
-    store = _prepare(capture, body, tmp_path, workers=2)
+    store = _prepare(capture, body, tmp_path, workers=9)  # more than there is work for
     _assert_same(store, capture, body, frames_of_splits(capture, capture.splits))
+
+
+def test_work_is_handed_out_by_camera_and_in_smaller_portions_towards_the_end():
+    missing = [(camera, frame) for camera in range(3) for frame in range(100)]
+    order, given, portions = _Order(missing, workers=2, frames_at_once=16), [], []
+    while (task := order.next(worker := len(portions) % 2)) is not None:
+        portions.append((worker, *task))
+        given += [(task[0], frame) for frame in task[1]]
+    assert sorted(given) == missing
+    sizes = [len(frames) for _, _, frames in portions]
+    assert sizes[0] == max(sizes) == 16 and sizes[-1] <= 4 and sizes[-4:] == sorted(sizes[-4:], reverse=True)
+    cameras = [[camera for worker, camera, _ in portions if worker == one] for one in (0, 1)]
+    changes = sum(a != b for own in cameras for a, b in itertools.pairwise(own))
+    assert cameras[0][0] != cameras[1][0] and changes <= 3
 
 
 def test_progress_says_how_long_it_takes(counted, body, tmp_path, capsys):
