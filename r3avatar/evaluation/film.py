@@ -29,14 +29,17 @@ class Film:
     """
 
     def __init__(self, path: Path, form: str, fps: float, frames: int, identity: object, piece: int = PIECE):
-        """path: without the format's suffix. identity: JSON values. Raises RunError for an unknown format, or where
-        another process writes the same film."""
+        """path: with or without the format's suffix. identity: JSON values.
+
+        Raises RunError for an unknown format, or where another process writes the same film.
+        """
         if form not in FORMATS:
             raise RunError(f"format={form} is unknown; expected {', '.join(FORMATS)}")
         if frames < 1:
             raise RunError(f"{path}: a film has at least one frame, not {frames}")
         self.form, self.fps, self.frames, self.piece = FORMATS[form], fps, frames, piece
-        self.path = path.with_name(path.name + self.form.suffix)
+        self.name = path.name.removesuffix(self.form.suffix)
+        self.path = path.with_name(self.name + self.form.suffix)
         self.parts = path.with_name(f".{self.path.name}.parts")
         self.parts.mkdir(parents=True, exist_ok=True)
         self._lock = open(self.parts / "lock", "w")  # noqa: SIM115 - held until the film is complete

@@ -78,7 +78,7 @@ def run(config: DictConfig) -> Path:
     about = identity(trained, pose, cameras, found, config.picture_in_picture, retrieved.align)
     film = Film(target, config.format, fps, len(pose), about)
     retrieval_timeline(
-        target.with_name(f"{target.name}_timeline.png"), frames, retrieved.times.cpu().numpy(),
+        film.path.with_name(f"{film.name}_timeline.png"), frames, retrieved.times.cpu().numpy(),
         retrieved.jump.cpu().numpy(), capture.recorded[0],
     )  # fmt: skip
     begun, left = time.perf_counter(), film.frames - film.finished

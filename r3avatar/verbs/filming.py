@@ -66,7 +66,7 @@ def shoot(
 
     film.write(pictures())
     sheet = strip([_read(film.kept(f"still_{f:06d}")) for f in wanted])
-    picture = write_image(film.path.with_name(film.path.name.removesuffix(film.form.suffix) + ".png"), sheet)
+    picture = write_image(film.path.with_name(f"{film.name}.png"), sheet)
     return film.complete(), picture
 
 

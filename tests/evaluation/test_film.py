@@ -1,6 +1,7 @@
 """Films: pixels and alpha come back, pieces are joined without loss, and a killed process is gone on from."""
 
 import itertools
+import shutil
 
 import av
 import cv2
@@ -52,6 +53,8 @@ def test_joined_pieces_play_as_one(tmp_path, form, count):
 
 
 def test_png_files_are_the_pixels(tmp_path):
+    assert Film(tmp_path / "seen.mp4", "h264", 15, 5, "x").path.name == "seen.mp4", "the suffix may be given"
+    shutil.rmtree(tmp_path / ".seen.mp4.parts")
     film = Film(tmp_path / "walk", "png", 15, 5, "x")
     film.write(_frames(5, 4))
     path = film.complete()
