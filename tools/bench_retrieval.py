@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import importlib.util
 import os
 import statistics
 import time
@@ -122,10 +123,14 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=None)
     parser.add_argument("--motion", choices=("dance", "swings"), default="dance")
     parser.add_argument("--seconds", type=float, default=3.0, help="of single queries")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="of torch and faiss; the rest needs one")
     parser.add_argument("--probes", type=int, default=32)
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    if importlib.util.find_spec("faiss") is not None:
+        import faiss
+
+        faiss.omp_set_num_threads(a.threads)
     make = dances if a.motion == "dance" else lambda frames, seed: motion(frames, seed, "smpl")
     methods = a.methods or [m for m in METHODS if m != "torch_cuda" or torch.cuda.is_available()]
     query = make(400, 77)

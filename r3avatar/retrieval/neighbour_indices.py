@@ -104,5 +104,6 @@ def _faiss():
             name="faiss",
         ) from error
     processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    faiss.omp_set_num_threads(processors)  # by itself it takes the machine's, whatever this process may use
+    if faiss.omp_get_max_threads() > processors:  # by itself it takes the machine's, whatever this process may use
+        faiss.omp_set_num_threads(processors)
     return faiss

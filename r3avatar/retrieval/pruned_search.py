@@ -316,7 +316,7 @@ def _insert(distance, row, distances, rows, p, count):
     return count
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, fastmath=_FAST)
 def _distance(query, measures, frames, place, start, end, angles):
     """The sum over a part's joints of the distance of the query to the frame at a place of `PrunedSearch.measures`."""
     total, C = 0.0, query.shape[1]
@@ -331,9 +331,19 @@ def _distance(query, measures, frames, place, start, end, angles):
             rest += d * d
         at += C
         if angles:
-            chord = (2.0 * math.asin(min(1.0, math.sqrt(chord) / 2.0))) ** 2
+            chord = _squared_angle(chord)
         total += math.sqrt(chord + rest)
     return total
+
+
+@njit(inline="always")
+def _squared_angle(chord):
+    """(2 asin(c / 2))^2 of a squared chord c^2, by the series where it is exact to float64's rounding."""
+    if chord > 0.08:
+        return (2.0 * math.asin(min(1.0, math.sqrt(chord) / 2.0))) ** 2
+    # 4 asin(x)^2 = 2 sum over n of (2 x)^(2 n) / (n^2 binomial(2 n, n)), with (2 x)^2 = chord
+    c = chord
+    return c * (1 + c * (1 / 12 + c * (1 / 90 + c * (1 / 560 + c * (1 / 3150 + c * (1 / 16632 + c * (1 / 84084)))))))
 
 
 def nearest_by_hand(query: Array, bank: Array, starts: Array, k: int, angles: bool = False) -> tuple[Array, Array]:
