@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,7 +25,7 @@ class Job:
     command: the overrides that make this run by hand, `r3avatar train *command`.
     changes: those of them in which the sweep's jobs differ.
     gpu: whether it needs one. devices: the GPUs to pick from, as CUDA_VISIBLE_DEVICES names them; None: whoever starts
-    the process (SLURM, Ray) gives it one. environment: variables for its process.
+    the process (SLURM, Ray) gives it one. environment: variables for its process. program: what takes the command.
     """
 
     number: int
@@ -36,6 +38,7 @@ class Job:
     devices: tuple[str, ...] | None = ()
     jobs_per_gpu: int = 1
     environment: dict[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = (sys.executable, "-m", "r3avatar.cli", "train")
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ def combinations(overrides: Sequence[Override]) -> Iterator[tuple[list[str], lis
 
 def quoted(value: str | int) -> str:
     """A value in Hydra's override grammar that comes back as what it is; a name may look like a number."""
-    if not isinstance(value, str):
+    plain = isinstance(value, str) and re.fullmatch(r"[A-Za-z_][\w./-]*", value)
+    if not isinstance(value, str) or (plain and value.lower() not in ("null", "true", "false", "inf", "nan")):
         return str(value)
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
 

@@ -181,6 +181,7 @@ class RayLauncher:
             import ray
         except ModuleNotFoundError as error:
             raise missing("ray", "ray") from error
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # a cluster started here tells nobody
         ray.init(
             address=self.address or "local", include_dashboard=False, log_to_driver=False, configure_logging=False
         )
@@ -205,7 +206,7 @@ class RayLauncher:
                 job = replace(job, devices=None)
                 remote = ray.remote(
                     num_cpus=self.cpus, num_gpus=1 / self.jobs_per_gpu if job.gpu and gpus else 0, max_retries=0
-                )(partial(run_job))
+                )(run_job)
                 running[remote.remote(job)] = job
             if not running:
                 return

@@ -77,7 +77,7 @@ def run_job(job: Job, show: bool = False) -> Outcome:
 
 def _train(job: Job, environment: dict[str, str], descriptors: list[int], show: bool) -> Outcome:
     begin = time.monotonic()
-    command = [*_DEAF_TO_USR2, sys.executable, "-m", "r3avatar.cli", "train", *job.command]
+    command = [*_DEAF_TO_USR2, *job.program, *job.command]
     with open(log_of(job), "wb") as log:
         log.write(f"$ r3avatar train {shlex.join(job.command)}\n".encode())
         log.flush()

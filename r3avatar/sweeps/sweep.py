@@ -91,7 +91,7 @@ def sweep(words: Sequence[str]) -> int:
     with initialize_config_module("r3avatar.configs", version_base="1.3"), _Stop() as stop:
         task, hydra, own = _split(words)
         settings = compose("train", overrides=own)
-        launcher, search = instantiate(settings.launcher), instantiate(settings.search, _convert_="object")
+        launcher, search = instantiate(settings.launcher), instantiate(settings.search, _recursive_=False)
         planner = Planner(hydra, Path.cwd())
         results: list[Result] = []
         turn = threading.RLock()  # a launcher's threads plan and report, through one Hydra
