@@ -20,7 +20,7 @@ from r3avatar.captures import Mend
 from r3avatar.types import Cameras
 
 ALWAYS = (0.5, 0.25, 2.0, 4.0)  # factors of the intrinsics that are tried on every capture
-# Factors that are tried where the principal points lie as if they were right.
+# Factors of which those are tried that bring the principal points next to the images' middle.
 USUAL = (1 / 6, 1 / 5, 0.25, 0.3, 1 / 3, 0.4, 0.5, 0.6, 2 / 3, 0.75, 0.8, 1.25, 4 / 3, 1.5, 5 / 3, 2.0, 2.5, 3.0, 4.0)
 _NEARLY = math.log(1.05)  # principal points lie within a few percent of the images' middle
 
@@ -90,12 +90,25 @@ def of_intrinsics(factor: float) -> Mistake:
 
 def factors(rig: Sequence[Cameras]) -> list[float]:
     """Factors of the intrinsics to try: halves and doubles, and what would bring principal points to the middle."""
-    tried = list(ALWAYS)
-    middle = np.array([(c.width / 2 / float(c.K[0, 2]), c.height / 2 / float(c.K[1, 2])) for c in rig if _regular(c)])
-    if middle.size and abs(math.log(guess := float(np.median(middle)))) > _NEARLY:
-        near = sorted(USUAL, key=lambda factor: abs(math.log(factor / guess)))[:2]
-        tried += [float(f"{factor:.9g}") for factor in (*near, float(f"{guess:.3g}"))]
+    tried, guess = list(ALWAYS), guessed_factor(rig)
+    if abs(math.log(guess)) > _NEARLY:
+        near = usual_factors(guess)[:2]
+        tried += near
+        if abs(math.log(near[0] / guess)) > _NEARLY:  # none of the usual ones: the guess itself, for what it is worth
+            tried.append(float(f"{guess:.3g}"))
     return list(dict.fromkeys(tried))
+
+
+def guessed_factor(rig: Sequence[Cameras]) -> float:
+    """What would bring the principal points to the images' middle, by the median; 1 if no camera has a usable one."""
+    middle = np.array([(c.width / 2 / float(c.K[0, 2]), c.height / 2 / float(c.K[1, 2])) for c in rig if _regular(c)])
+    return float(np.median(middle)) if middle.size else 1.0
+
+
+def usual_factors(guess: float) -> list[float]:
+    """The usual factors, those next to a guess first."""
+    near = sorted(USUAL, key=lambda factor: abs(math.log(factor / guess)))
+    return [float(f"{factor:.9g}") for factor in near]
 
 
 def _regular(camera: Cameras) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from r3avatar.captures import Capture, Mend, Split
-from r3avatar.inspection.mistakes import ALWAYS, Mistake, of_intrinsics
+from r3avatar.inspection.mistakes import ALWAYS, Mistake, guessed_factor, of_intrinsics, usual_factors
 from r3avatar.inspection.samples import Hole
 
 REFUSALS = (ValueError, KeyError, OSError, RuntimeError)  # CaptureError is a ValueError
@@ -58,12 +58,18 @@ def open_capture(make: Make, splits: Splits, mend: Mend) -> Opened:
 
 def _with_intrinsics(make: Make, mend: Mend) -> Opened | None:
     for factor in ALWAYS:
-        mistake = of_intrinsics(factor)
-        try:
-            return Opened(make(mend=mend.then(mistake.mend)), mistake=mistake)
-        except REFUSALS:
-            continue
+        rough = _attempt(make, mend, of_intrinsics(factor))
+        if rough is not None:  # it may open with a factor that is not quite the right one
+            better = usual_factors(factor * guessed_factor(rough.capture.cameras))[0]
+            return _attempt(make, mend, of_intrinsics(better)) or rough
     return None
+
+
+def _attempt(make: Make, mend: Mend, mistake: Mistake) -> Opened | None:
+    try:
+        return Opened(make(mend=mend.then(mistake.mend)), mistake=mistake)
+    except REFUSALS:
+        return None
 
 
 def restricted(splits: Splits, cameras: Collection[str], frames: Collection[int]) -> dict[str, Split]:

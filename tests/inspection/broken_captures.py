@@ -136,6 +136,13 @@ def _about_origin_in_dna(poses: BodyPose, body: BodyModel) -> BodyPose:
     return replace(poses, Th=poses.Th - _offset(poses, body))
 
 
+def _scaled_in_dna(factor: float) -> Spoil:
+    """Another unit of the translation that the writer makes of Rh and Th."""
+    return _poses(
+        lambda poses, body: replace(poses, Th=factor * (poses.Th + _offset(poses, body)) - _offset(poses, body))
+    )
+
+
 def _hands(sign: int) -> Spoil:
     def change(poses: BodyPose, body: BodyModel) -> BodyPose:
         theta = poses.theta.clone()
@@ -155,10 +162,10 @@ MISTAKES: dict[str, tuple[Spoil, tuple[str, ...], bool]] = {
     "cameras in millimetres, not metres": (_moved(1e3), LAYOUTS, False),
     "cameras divided by 1000 though in metres": (_moved(1e-3), LAYOUTS, False),
     "body translation in millimetres, not metres": (
-        _poses(lambda poses, body: replace(poses, Th=poses.Th * 1000)), ("folder", "mvhumannet", *SMPL), False,
+        _poses(lambda poses, body: replace(poses, Th=poses.Th * 1000)), LAYOUTS, False,
     ),
     "body translation divided by 1000 though in metres": (
-        _poses(lambda poses, body: replace(poses, Th=poses.Th / 1000)), ("folder", "mvhumannet", *SMPL), False,
+        _poses(lambda poses, body: replace(poses, Th=poses.Th / 1000)), LAYOUTS, False,
     ),
     "camera-to-world taken for world-to-camera, or the reverse": (
         _cameras(lambda c: {"w2c": np.linalg.inv(c["w2c"])}), LAYOUTS, False,
@@ -182,13 +189,19 @@ MISTAKES: dict[str, tuple[Spoil, tuple[str, ...], bool]] = {
     "intrinsics at 1.5 times the images' size": (_zoomed(1.5), LAYOUTS, False),
 }  # fmt: skip
 
+IN_DNA = {  # where DNA-Rendering's writer, which converts roots, needs another spoiling for the same mistake
+    "Rh and Th read as global_orient and transl": _poses(_about_origin_in_dna),
+    "body translation in millimetres, not metres": _scaled_in_dna(1e3),
+    "body translation divided by 1000 though in metres": _scaled_in_dna(1e-3),
+}
+
 
 def write(layout: str, root: Path, person: PlainCapture, body: BodyModel, spoil: Spoil | None = None) -> None:
     """Put the person into a layout below `root`, with a mistake made if there is one. body: of SMPL-X."""
     plain = person
     if spoil is not None:
-        if layout == "dna_rendering" and spoil is MISTAKES["Rh and Th read as global_orient and transl"][0]:
-            spoil = _poses(_about_origin_in_dna)
+        if layout == "dna_rendering":
+            spoil = {MISTAKES[name][0]: other for name, other in IN_DNA.items()}.get(spoil, spoil)
         plain = spoil(person, body)
     if layout == "dna_rendering":
         pelvis = body.joints(person.poses.betas, person.poses.expression)[:, 0].double().numpy()

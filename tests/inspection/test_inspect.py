@@ -72,7 +72,7 @@ def test_factors_of_intrinsics_that_principal_points_tell():
 
     always = [0.5, 0.25, 2.0, 4.0]
     assert factors(rig(1.0)) == always and factors(rig(2.0))[:4] == always
-    assert factors(rig(1.5))[4] == pytest.approx(2 / 3, abs=1e-6) and 0.415 in factors(rig(1 / 0.418))
+    assert factors(rig(1.5))[4] == pytest.approx(2 / 3, abs=1e-6) and factors(rig(1 / 0.45))[-1] == 0.447
     assert factors([Cameras(torch.zeros(3, 3), torch.eye(4), 640, 480)]) == always
 
 
