@@ -29,6 +29,7 @@ def main() -> None:
     parser.add_argument("--backend", default="torch")
     arguments = parser.parse_args()
     query = walk(arguments.query, 1)
+    ViterbiRetriever("smpl", arguments.backend, up=[0, 1, 0]).fit(query, torch.arange(len(query))).retrieve(query)
     print(f"{torch.get_num_threads()} threads, backend {arguments.backend}, {len(query)} query frames")
     print(f"{'recorded':>9} {'fit s':>7} {'search ms':>10} {'path ms':>8} {'all ms':>8} {'live ms':>8}")
     for T in arguments.recorded:
@@ -44,10 +45,12 @@ def main() -> None:
         times.append(time.perf_counter())
         retriever.latency = 3
         live = retriever.live()
+        live.push(query[0])  # prepares the search
+        start = time.perf_counter()
         for pose in query:
             live.push(pose)
-        times.append(time.perf_counter())
-        fit, *rest = (b - a for a, b in pairwise(times))
+        seconds = time.perf_counter() - start
+        fit, *rest = (*(b - a for a, b in pairwise(times)), seconds)
         search, path, whole, each = (1000 * x / len(query) for x in rest)
         print(f"{T:9} {fit:7.2f} {search:10.2f} {path:8.2f} {whole:8.2f} {each:8.2f}")
 
