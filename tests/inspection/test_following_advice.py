@@ -19,10 +19,8 @@ ONCE = {  # the layout that each mistake is made in here; tools/inspect_mistakes
     "global_orient and transl read as Rh and Th": "mvhumannet",
     "Rh and Th read as global_orient and transl": "dna_rendering",
     "hand poses relative to the mean taken for full ones (flat_hand_mean)": "folder",
-    "full hand poses taken for relative to the mean (flat_hand_mean)": "mvhumannet",
     "the body's world is y-down, the cameras' y-up, or the reverse": "folder",
     "poses one frame too late: images show the next row": "hifi4g",
-    "poses one frame too early: images show the row before": "zju_mocap",
     "intrinsics at 2 times the images' size": "mvhumannet",
 }
 LATER = [name for name in MISTAKES if name not in ONCE]
