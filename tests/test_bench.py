@@ -30,7 +30,7 @@ def test_every_section(workplace, tiny_capture):
     )  # fmt: skip
     report = json.loads((workplace.folder / "figures" / "bench.json").read_text())
     assert report["gaussians"] == 300 and report["device"] == "cpu" and "NumbaRasterizer" in report["rasterizer"]
-    assert "gaussians=300" in report["overrides"] and report["batch"] == {"frames": 1, "views": 2}
+    assert "gaussians=300" in report["overrides"] and report["batch"].items() >= {"frames": 1, "views": 2}.items()
     assert report["machine"]["cores"] >= 1 and report["versions"]["torch"] == torch.__version__ and report["date"]
 
     training = report["training"]
