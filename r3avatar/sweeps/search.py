@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -62,12 +62,21 @@ def as_override(key: str, value: Value) -> str:
     return f"{key}={value!r}" if isinstance(value, float) else f"{key}={value}"
 
 
+def ranges(space: Mapping, prefix: str = "") -> dict[str, str]:
+    """'key.of.the.configuration' to its range, of a nested mapping."""
+    found: dict[str, str] = {}
+    for key, value in space.items():
+        found |= ranges(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 class OptunaSearch:
     """Proposes runs and learns from how they end; goes on where an earlier search of the same name stopped."""
 
-    def __init__(self, trials: int, sampler: DictConfig, pruner: DictConfig | None, space: dict[str, str]):
-        """trials: how many runs, the configuration as it is included. sampler, pruner: of Optuna. space: of `Space`."""
-        self.trials, self.sampler, self.pruner, self.space_of_file = trials, sampler, pruner, space
+    def __init__(self, trials: int, sampler: DictConfig, pruner: DictConfig | None, space: Mapping):
+        """trials: how many runs, the configuration as it is included. sampler, pruner: of Optuna. space: keys as in the
+        configuration, with ranges of `Space` for values."""
+        self.trials, self.sampler, self.pruner, self.ranges = trials, sampler, pruner, ranges(space)
 
     def open(self, folder: Path, swept: Sequence[Override], default: Callable[[str], object]) -> None:
         """Open or make the study in `folder`.
@@ -82,7 +91,7 @@ class OptunaSearch:
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         named = {o.get_key_element() for o in swept}
-        lines = [f"{key}={value}" for key, value in self.space_of_file.items() if key not in named]
+        lines = [f"{key}={value}" for key, value in self.ranges.items() if key not in named]
         self.space = Space([*OverridesParser.create().parse_overrides(lines), *swept])
         if not self.space.dimensions:
             raise RunError("a search needs a space: key=interval(a,b), or search.space in its file")

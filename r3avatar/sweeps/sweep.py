@@ -71,7 +71,7 @@ def _split(words: Sequence[str]) -> tuple[list[Override], list[str], list[str]]:
     task, hydra, own = [], [], []
     for o in parser.parse_overrides(list(words)):
         key = o.key_or_group.split(".")[0]
-        if o.key_or_group.startswith(("hydra/", "hydra.launcher", "hydra.sweep")):
+        if o.key_or_group.startswith(("hydra.launcher", "hydra.sweep")):
             raise RunError(f"{o.input_line}: sweeps have launcher=... and hparams_search=... here; docs/sweeps.md")
         if key in OWN_KEYS:
             own.append(o.input_line)
