@@ -45,7 +45,8 @@ def explain_step(
         for name, p in module.named_parameters()
         if p.grad is not None and not bool(p.grad.isfinite().all())
     ]
-    found += [f"parameter {name} is not finite" for name, p in module.named_parameters() if not bool(p.isfinite().all())]
+    parameters = module.named_parameters()
+    found += [f"parameter {name} is not finite" for name, p in parameters if not bool(p.isfinite().all())]
     path = folder / "not_finite.ckpt"
     part = path.with_name(path.name + ".part")
     contents = {
@@ -66,7 +67,7 @@ def explain_step(
     where = ", ".join(f"frame {f} in cameras {' '.join(map(str, row))}" for f, row in zip(frames, cameras))
     return NotFinite(
         f"training step {step} (after {step * images} images; {where}) is not finite: {what}. {path} keeps the batch "
-        "and the state before it; resume=true debug=detect_nan goes on from the last checkpoint and names the operation",
+        "and the state before it; resume=true debug=detect_nan goes on from the last one, and tells which operation",
         step,
     )
 
