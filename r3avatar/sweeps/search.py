@@ -24,8 +24,8 @@ Value = str | int | float
 class Space:
     """What a search may choose: Hydra's sweep overrides, read as ranges.
 
-    interval(a,b): numbers in between, integers if both are; tag(log,interval(a,b)): evenly over their logarithms;
-    range(a,b,step); choice(x,y) or x,y: one of them.
+    interval(a,b): numbers in between; int(interval(a,b)): whole ones; tag(log,interval(a,b)): evenly over their
+    logarithms; range(a,b,step); choice(x,y) or x,y: one of them.
     """
 
     def __init__(self, overrides: Sequence[Override]):

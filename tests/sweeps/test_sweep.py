@@ -27,7 +27,7 @@ def test_a_failed_job_fails_alone_and_only_what_is_missing_is_run(workplace, tin
     common = ["train", "-m", "experiment=demo", "name=study", *tiny_capture, *FAST, "budget.images=4"]
     joblib = ["launcher=joblib", "launcher.jobs=2"]
     told = workplace(*common, *joblib, "seed=0,-1,1", code=1)
-    assert "3 jobs: 2 done, 1 failed" in told and "seed" in told.split("outputs/study/1 failed: ")[1].splitlines()[0]
+    assert "3 jobs: 2 done, 1 failed" in told and "-1" in told.split("outputs/study/1 failed: ")[1].splitlines()[0]
     study = workplace.folder / "outputs" / "study"
     assert (study / "sweep.md").read_text() in told
     first = OmegaConf.load(study / "0" / "config.yaml")
@@ -45,9 +45,8 @@ def test_a_search_prunes_on_the_validation_curve_and_goes_on(workplace, tiny_cap
     pytest.importorskip("joblib")
     search = ["train", "-m", "experiment=demo", "name=search", *tiny_capture, *FAST, "budget.images=8",
               "hparams_search=optuna", "search.pruner.n_startup_trials=1", "launcher=joblib", "launcher.jobs=1",
-              "optimizer.planes=choice(3e-3,1e-3)", "avatar.initial_opacity=choice(0.9,0.02)",
-              "search.sampler={_target_:optuna.samplers.GridSampler,search_space:"
-              "{optimizer.planes:['0.003'],avatar.initial_opacity:['0.02']}}"]  # fmt: skip
+              "optimizer.planes=tag(log,interval(1e-3,1e-2))",
+              "avatar.initial_scale=choice(0.08,0.081,0.082,0.083,0.084,0.006)"]  # fmt: skip
     told = workplace(*search, "search.trials=2")
     assert "2 jobs: 1 done, 1 pruned" in told and "the configuration as it is: " in told
     folder = workplace.folder / "outputs" / "search"
@@ -57,7 +56,7 @@ def test_a_search_prunes_on_the_validation_curve_and_goes_on(workplace, tiny_cap
     trials = optuna.load_study(study_name="r3avatar", storage=storage).trials
     assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED"]
     assert list(trials[0].intermediate_values) == [4, 8] and trials[0].value == trials[0].intermediate_values[8]
-    assert trials[0].params == {"optimizer.planes": "0.003", "avatar.initial_opacity": "0.9"}
+    assert trials[0].params == {"optimizer.planes": 0.003, "avatar.initial_scale": "0.006"}
     assert "nothing to do" in workplace(*search, "search.trials=2")
 
 
@@ -121,7 +120,7 @@ def test_spaces():
     pytest.importorskip("optuna")
     from r3avatar.sweeps.search import Space, as_override
 
-    texts = ["a=tag(log,interval(1e-5,1e-3))", "b=interval(1,9)", "c=range(2,8,2)", "d=x,y", "e=choice(1,2)"]
+    texts = ["a=tag(log,interval(1e-5,1e-3))", "b=int(interval(1,9))", "c=range(2,8,2)", "d=x,y", "e=choice(1,2)"]
     space = Space(OverridesParser.create().parse_overrides(texts))
     kinds = {key: type(d).__name__ for key, d in space.dimensions.items()}
     names = ["Float", "Int", "Int", "Categorical", "Categorical"]
@@ -130,7 +129,7 @@ def test_spaces():
     assert space.holds("c", 4) and not space.holds("c", 5) and space.holds("e", 1) and not space.holds("a", 1.0)
     assert float(as_override("a", 0.1 + 0.2).split("=")[1]) == 0.1 + 0.2
     with pytest.raises(RunError, match="no range"):
-        Space(OverridesParser.create().parse_overrides(["a=shuffle(range(1,3))"]))
+        Space(OverridesParser.create().parse_overrides(["a=3"]))
 
 
 @pytest.mark.parametrize("search", ["optuna", "rates"])
