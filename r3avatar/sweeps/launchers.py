@@ -86,6 +86,9 @@ class JoblibLauncher:
         )
 
 
+_QUEUED_AGAIN = 100  # times at most that SLURM may run one job
+
+
 class _Requeued:
     """`run_job` on a SLURM machine; submitit queues it again when its time is up (by `checkpoint`)."""
 
@@ -114,7 +117,9 @@ class SubmititLauncher:
             import submitit
         except ModuleNotFoundError as error:
             raise missing("submitit", "submitit") from error
-        executor = submitit.AutoExecutor(folder=folder / "submitit", cluster=self.cluster)
+        executor = submitit.AutoExecutor(
+            folder=folder / "submitit", cluster=self.cluster, slurm_max_num_timeout=_QUEUED_AGAIN
+        )
         local = executor.cluster in ("local", "debug")
         gpus = visible_gpus()
         parameters = {k: v for k, v in self.parameters.items() if v is not None}

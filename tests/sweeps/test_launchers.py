@@ -1,7 +1,11 @@
 """Launchers are run as they are: joblib, submitit's local executor, a Ray cluster of this machine."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
@@ -9,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from r3avatar.sweeps import process
+from r3avatar.sweeps.gpus import take_gpu
 from r3avatar.sweeps.jobs import Job
-from r3avatar.sweeps.launchers import BasicLauncher, JoblibLauncher, RayLauncher, SubmititLauncher
+from r3avatar.sweeps.launchers import BasicLauncher, JoblibLauncher, RayLauncher, SubmititLauncher, _Requeued
 from r3avatar.sweeps.report import report
 
 QUICK = (sys.executable, str(Path(__file__).parent / "quick_run.py"))
@@ -84,6 +89,32 @@ def test_several_jobs_share_a_gpu_if_told(tmp_path, monkeypatch):
     assert b0 < e1 and b1 < e0, "they ran one after the other"
 
 
+def _below(pid: int) -> list[int]:
+    found = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    return found + [below for child in found for below in _below(child)]
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for a process in Linux's /proc")
+def test_submitit_queues_a_job_again_that_has_saved(tmp_path):
+    """As SLURM does it when a job's time is up: a signal, on which the run saves; the job's second start ends it."""
+    submitit = pytest.importorskip("submitit")
+    (job,) = _jobs(tmp_path, 1, job0="preempted")
+    executor = submitit.AutoExecutor(folder=tmp_path / "submitit", cluster="local")
+    executor.update_parameters(timeout_min=5)
+    handle = executor.submit(_Requeued(), job)
+    end = time.monotonic() + 100
+    while not (tmp_path / "study" / "0" / "begun").exists():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    (task,) = [pid for pid in _below(handle._process.pid) if "submitit.core._submit" in _command(pid)]
+    os.kill(task, signal.SIGUSR2)
+    assert handle.result().state == "done" and (tmp_path / "study" / "0" / "saved").exists()
+
+
 def test_a_run_that_another_process_trains_is_left_alone(tmp_path):
     (job,) = _jobs(tmp_path, 1)
     (tmp_path / "study" / "0" / "logs").mkdir(parents=True)
@@ -91,6 +122,19 @@ def test_a_run_that_another_process_trains_is_left_alone(tmp_path):
     assert held is not None and process.run_job(job).state == "elsewhere"
     process.os.close(held)
     assert process.run_job(job).state == "done"
+
+
+def test_a_gpu_is_taken_until_the_last_process_that_uses_it_has_ended(tmp_path, monkeypatch):
+    """Also where the sweep itself was killed, and its job was not."""
+    monkeypatch.setenv("R3AVATAR_LOCKS", str(tmp_path))
+    gpu, held = take_gpu(["0"])
+    job = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE, pass_fds=[held])
+    os.close(held)
+    assert gpu == "0" and process.lock_file(tmp_path / "0.0.lock") is None
+    assert take_gpu(["0", "1"])[0] == "1" and take_gpu(["0"], jobs_per_gpu=2)[0] == "0"
+    job.kill()
+    job.wait()
+    assert take_gpu(["0"])[0] == "0"
 
 
 def test_missing_packages_name_their_extra(tmp_path, monkeypatch):
