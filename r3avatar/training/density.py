@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -299,6 +300,12 @@ class DensityControl:
 
 class NoDensityControl:
     """The ablation `density=none`: the Gaussians stay those of the body's vertices."""
+
+    def __init__(self, **settings):
+        """settings: of the density control, which an experiment may bring along; without effect, but names must exist."""
+        unknown = set(settings) - set(inspect.signature(DensityControl).parameters)
+        if unknown:
+            raise TypeError(f"density=none: density control has no setting {', '.join(sorted(unknown))}")
 
     def collecting(self, images: int) -> bool:
         """Never."""

@@ -409,3 +409,9 @@ def test_observing_on_cuda_never_waits_and_the_edit_is_that_of_the_cpu():
         optimizer.step()
     assert edits[0].parents.tolist() == edits[1].parents.tolist()
     torch.testing.assert_close(edits[0].new["positions"], edits[1].new["positions"].cpu())
+
+
+def test_without_density_control_an_experiments_settings_of_it_are_names_only():
+    assert not NoDensityControl(grad_threshold=2e-4, max_gaussians=20000).due(500)
+    with pytest.raises(TypeError, match="no setting grad_treshold"):
+        NoDensityControl(grad_treshold=2e-4)
