@@ -302,7 +302,7 @@ class NoDensityControl:
     """The ablation `density=none`: the Gaussians stay those of the body's vertices."""
 
     def __init__(self, **settings):
-        """settings: of the density control, which an experiment may bring along; without effect, but names must exist."""
+        """settings: of the density control, which an experiment may bring along; only their names are checked."""
         unknown = set(settings) - set(inspect.signature(DensityControl).parameters)
         if unknown:
             raise TypeError(f"density=none: density control has no setting {', '.join(sorted(unknown))}")
