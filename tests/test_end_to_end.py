@@ -173,14 +173,6 @@ def test_animate_a_motion_capture_clip(workplace, tiny_run):
     assert len(frames) == 4 and all(frame.max() > 50 for frame in frames)  # the person is in the picture
 
 
-def test_sweep(workplace, tiny_capture):
-    workplace("train", "-m", "experiment=demo", "name=sweep", *tiny_capture, "debug=fast", "batch.views=2", "seed=0,1",
-              "evaluate=false", "media=false")  # fmt: skip
-    for job in (0, 1):
-        assert OmegaConf.load(workplace.folder / f"outputs/sweep/{job}/config.yaml").seed == job
-        assert (workplace.folder / f"outputs/sweep/{job}/checkpoints/last.ckpt").exists()
-
-
 def test_straight_from_the_smc_and_preprocess(workplace, tiny_capture):
     workplace("train", "experiment=demo", "name=direct", *tiny_capture, "debug=fast", "batch.views=2",
               "cache.folder=off", "workers=2", "evaluate=false", "media=false")  # fmt: skip
@@ -209,10 +201,7 @@ def test_every_shipped_experiment_runs(workplace, tiny_capture, experiment):
     assert metrics["novel_pose"]["paper"]["psnr"] > 5
 
 
-def test_curves_of_runs_are_plotted(tiny_run, tmp_path):
+def test_runs_keep_their_validation_curve(tiny_run):
     curve = json.loads((tiny_run / "metrics.json").read_text())["train"]["curve"]
     assert [point["images"] for point in curve] == [8, 16]
     assert all(point["psnr"] > 5 and 0 < point["ssim"] < 1 and point["seconds"] > 0 for point in curve)
-    tool = Path(__file__).parents[1] / "tools" / "plot_curves.py"
-    subprocess.run([sys.executable, tool, tiny_run, "--out", tmp_path / "curves.png"], check=True)
-    assert (tmp_path / "curves.png").stat().st_size > 1000
