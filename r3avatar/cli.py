@@ -44,6 +44,14 @@ VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
         "measure a run on novel views and novel poses",
         ("run=outputs/demo", "run=outputs/latest retrieval=none", "run=outputs/demo checkpoint=best lpips=vgg"),
     ),
+    "compare": (
+        "tables, curves and pictures of several runs",
+        (
+            "run='outputs/study/*'",
+            "run=outputs/ablations by=ablation",
+            "run='[outputs/demo,outputs/study/*]' by=[codebook,density.grad_threshold] protocol=paper",
+        ),
+    ),
     "render": (
         "render recorded frames of a run from any camera",
         ("run=outputs/demo", "run=outputs/demo camera=8", "run=outputs/latest camera=turntable turns=2 scale=2"),
@@ -181,7 +189,8 @@ def check(verb: str, arguments: list[str]):
         try:
             base = compose(verb, overrides=[first(o) for o in choices])
             keys = _flatten(base)
-            used = [g for g in members if f"{g}" in keys or g in ("experiment", "paper", "debug", "hparams_search")]
+            null = ("ablation", "experiment", "paper", "debug", "hparams_search")  # groups without keys of their own
+            used = [g for g in members if g in keys or g in null]
             for o in overrides:
                 key = o.key_or_group
                 if o in choices and key not in used:
@@ -307,7 +316,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = check(verb, rest)
         require(config)
-        if "run" in config:
+        if "run" in config and verb != "compare":  # which takes several
             from r3avatar.run import open_run
 
             open_run(config.run)

@@ -21,6 +21,9 @@ PACKAGES = (
 RECORDING = "recording.npz"
 """What a run keeps of its capture (`captures.recording`)."""
 
+CHOICES = "choices.json"
+"""The member of every configuration group that the run was made of."""
+
 
 class RunError(Exception):
     """A run folder that cannot be used, with the fix in its message."""
@@ -84,12 +87,18 @@ def changed_keys(folder: Path, config: DictConfig) -> list[str]:
     return [f"{key}: {before.get(key)} -> {now.get(key)}" for key in keys if before.get(key) != now.get(key)]
 
 
-def create_run_folder(folder: Path, config: DictConfig, overrides: list[str]) -> None:
-    """Make `folder` with config.yaml (resolved), overrides, versions and git state; <outputs>/latest points to it."""
+def create_run_folder(
+    folder: Path, config: DictConfig, overrides: list[str], choices: dict[str, str] | None = None
+) -> None:
+    """Make `folder` with config.yaml (resolved), overrides, versions and git state; <outputs>/latest points to it.
+
+    choices: the member chosen of every configuration group, which the resolved configuration does not tell.
+    """
     for sub in ("checkpoints", "media", "logs"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True))
     (folder / "overrides.txt").write_text("\n".join(overrides) + "\n")
+    write_json(folder / CHOICES, choices or {})
     write_json(folder / "versions.json", {"command": sys.argv, "versions": versions(), "git": git_state()})
     outputs = Path(config.outputs)
     latest = outputs / "latest"

@@ -31,7 +31,7 @@ def test_every_example_composes(verb):
 def test_every_member_of_every_group_composes(group):
     for member in groups()[group]:
         config = check("train", [f"{group}={member}"])
-        assert group in ("debug", "hparams_search") or group in config
+        assert group in ("ablation", "debug", "hparams_search") or group in config
 
 
 @pytest.mark.parametrize("experiment", groups().get("experiment", []))

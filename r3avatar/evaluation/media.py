@@ -12,6 +12,9 @@ import cv2
 import numpy as np
 from torch import Tensor
 
+HEAD = 18
+"""Pixels above the images of a strip that has labels."""
+
 
 def to_uint8(image: Tensor | np.ndarray) -> np.ndarray:
     """[H, W, 3] or [H, W], float in [0, 1] or uint8, to RGB uint8 [H, W, 3]."""
@@ -37,11 +40,11 @@ def error_map(rgb: Tensor, truth: Tensor) -> np.ndarray:
 
 
 def strip(images: list, labels: list[str] | None = None) -> np.ndarray:
-    """Images of one height side by side, each with its label written above it: [H + 18, sum W, 3] uint8."""
+    """Images of one height side by side, each with its label written above it: [H + HEAD, sum W, 3] uint8."""
     columns = [to_uint8(i) for i in images]
     if labels is not None:
         for k, label in enumerate(labels):
-            head = np.zeros((18, columns[k].shape[1], 3), np.uint8)
+            head = np.zeros((HEAD, columns[k].shape[1], 3), np.uint8)
             cv2.putText(head, label, (4, 13), cv2.FONT_HERSHEY_SIMPLEX, 0.42, (230, 230, 230), 1, cv2.LINE_AA)
             columns[k] = np.concatenate([head, columns[k]])
     return np.concatenate(columns, 1)

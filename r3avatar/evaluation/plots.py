@@ -44,21 +44,28 @@ def retrieval_timeline(
     return path
 
 
-def training_curves(path: Path, curves: dict[str, list[dict[str, float]]]) -> Path:
-    """Novel-view PSNR of runs against images seen and against seconds of training.
+def training_curves(path: Path, curves: dict[str, list[list[dict[str, float]]]], title: str = "") -> Path:
+    """Novel-view PSNR of runs against images seen and against seconds of training; logarithmic axes.
 
-    curves: a run's name to its validations, each with `images`, `seconds` and `psnr` (`train.curve` of metrics.json).
+    curves: a name to the runs that share it (its seeds, drawn in one colour), a run its validations, each with
+    `images`, `seconds` and `psnr` (`train.curve` of metrics.json).
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained", sharey=True)
-    for name, curve in curves.items():
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
+    colours = plt.get_cmap("tab10" if len(curves) <= 10 else "tab20").colors
+    for number, (name, runs) in enumerate(curves.items()):
+        colour, dash = colours[number % len(colours)], ("-", "--", ":")[number // len(colours) % 3]
         for axis, key in zip(axes, ("images", "seconds")):
-            axis.plot([point[key] for point in curve], [point["psnr"] for point in curve], ".-", lw=1, label=name)
+            for k, run in enumerate(runs):
+                axis.plot([point[key] for point in run], [point["psnr"] for point in run], f".{dash}", color=colour,
+                          lw=1, label=None if k else name)  # fmt: skip
     for axis, label in zip(axes, ("images seen", "seconds of training")):
         axis.set(xlabel=label, xscale="log")
-        axis.grid(alpha=0.3)
+        axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("novel-view PSNR (whole frame, black), dB")
-    axes[1].legend(fontsize=8)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
+    if title:
+        figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)
     plt.close(figure)
     return path

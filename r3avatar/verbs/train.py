@@ -125,8 +125,12 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
         if last is not None:
             for change in changed_keys(folder, config):
                 log.warning("goes on with another %s", change)
-        overrides = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
-        create_run_folder(folder, config, overrides)
+        overrides, choices = [], {}
+        if HydraConfig.initialized():
+            overrides = list(HydraConfig.get().overrides.task)
+            taken = HydraConfig.get().runtime.choices.items()
+            choices = {g: m for g, m in taken if m is not None and not g.startswith(("hydra/", "_"))}
+        create_run_folder(folder, config, overrides, choices)
         write_recording(folder / RECORDING, capture)
 
     # What the configuration or the data lack has been found by now: a run that cannot start leaves no folder behind.
