@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from r3avatar.evaluation.protocols import evaluate_image
 from r3avatar.evaluation.steadiness import Steadiness
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.retrieval import Retrieved
+from r3avatar.retrieval.parts import PARTS
 from r3avatar.types import Batch, RenderOutput
 
 log = logging.getLogger(__name__)
@@ -47,6 +49,25 @@ def retrieve_for(capture: Capture, retriever, frames: Iterable[int]) -> tuple[Re
         first_row = len(rows)
         rows.update({ids[row]: first_row + row - start for row in range(start, end)})
     return Retrieved.joined(found), rows
+
+
+def retrieval_rows(retrieved: Retrieved, rows: dict[int, int], first: int) -> list[dict]:
+    """A row a frame and part; rows: of `retrieved` by frame id; first: the first recorded frame's id."""
+    return [
+        {
+            "frame": frame,
+            "part": part,
+            "retrieved": float(retrieved.times[row, p]) + first,
+            "distance": _number(float(retrieved.distances[row, p])),
+            "jump": bool(retrieved.jump[row, p]),
+        }
+        for frame, row in rows.items()
+        for p, part in enumerate(PARTS)
+    ]
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None  # JSON has no others
 
 
 def fit_retriever(retriever, capture: Capture):
@@ -139,6 +160,7 @@ def evaluate(
 ) -> dict:
     """Evaluate the named splits; writes media/ and logs/<split>_frames.json under `folder`; returns metrics' sections.
 
+    Of novel poses logs/retrieval_frames.json too: what every part retrieved in every evaluated frame.
     loader(split) yields full-frame batches of one frame and that split's views.
     """
     avatar.eval()
@@ -155,6 +177,9 @@ def evaluate(
                 retrieved, rows = retriever.search(playback, loader(split), device)
             else:
                 retrieved, rows = retrieve_for(capture, retriever, wanted.frames)
+            chosen = retrieval_rows(retrieved, {f: rows[f] for f in wanted.frames if f in rows}, capture.recorded[0])
+            (folder / "logs").mkdir(exist_ok=True, parents=True)
+            (folder / "logs" / "retrieval_frames.json").write_text(json.dumps(chosen, indent=1))
             if pictures is not None:
                 query = sorted(rows, key=rows.__getitem__)
                 jumps = retrieved.jump.numpy()

@@ -100,7 +100,7 @@ class ProgressCallback(pl.Callback):
 
     def __init__(self, every: int = 20):
         self.every = every
-        self._recent: deque[tuple[float, int]] = deque(maxlen=10)
+        self._recent: deque[tuple[float, int, int]] = deque(maxlen=10)  # seconds, images, steps
         self._bar: tqdm | None = None
 
     def on_train_start(self, trainer, module: AvatarModule) -> None:
@@ -108,15 +108,15 @@ class ProgressCallback(pl.Callback):
             total=100, unit="%", desc="training", dynamic_ncols=True, bar_format="{l_bar}{bar}|{postfix}",
             disable=not trainer.is_global_zero,
         )  # fmt: skip
-        self._recent.append((module.seconds, module.images))
+        self._recent.append((module.seconds, module.images, trainer.global_step))
 
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every and module.progress < 1:
             return
         module.check_finite()
         module.rasterizer.check_capacity()
-        self._recent.append((module.seconds, module.images))
-        (t0, i0), (t1, i1) = self._recent[0], self._recent[-1]
+        self._recent.append((module.seconds, module.images, trainer.global_step))
+        (t0, i0, s0), (t1, i1, s1) = self._recent[0], self._recent[-1]
         values = {f"loss/{k}": float(v.detach()) for k, v in outputs.items() if k != "loss"}
         truth = batch.rgb.float() / 255
         values["train/psnr"] = float(psnr_pooled(module.render.rgb.flatten(0, 1), truth.flatten(0, 1)).mean())
@@ -127,6 +127,7 @@ class ProgressCallback(pl.Callback):
             "train/progress": module.progress,
             "gaussians/number": float(len(module.avatar.gaussians)),
             "perf/images_per_second": (i1 - i0) / max(t1 - t0, 1e-9),
+            "perf/step_ms": 1e3 * (t1 - t0) / max(s1 - s0, 1),
             "perf/memory_gib": peak_memory_gib(),
         }
         values |= {f"train/lr_{name}": rate for name, rate in module.learning_rates.current.items()}

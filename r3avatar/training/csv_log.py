@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from pytorch_lightning.loggers.logger import Logger
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
+from r3avatar.dashboards.run_log import RunLog
 
-class CsvLog(Logger):
-    """<save_dir>/<name>/metrics.csv: a line for every call of `log_metrics`.
+
+class CsvLog(RunLog):
+    """<save_dir>/<name>/metrics.csv: a line for every call of `log_metrics`; pictures are left out.
 
     Each line is in the file when the call returns. A run that goes on keeps the lines before its first one and replaces
     those that came after its checkpoint. A new key rewrites the file with a wider header.

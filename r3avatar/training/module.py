@@ -233,7 +233,9 @@ class AvatarModule(pl.LightningModule):
         truth, image = (batch.rgb.float() / 255).flatten(0, 1), render.rgb.clamp(0, 1).flatten(0, 1)
         for name, metric in {"psnr": psnr, "ssim": ssim}.items():
             value = metric(image, truth).mean()
-            self.log(f"novel_view/{name}", value, batch_size=batch.rgb.shape[1], on_epoch=True, on_step=False)
+            key, views = f"novel_view/{name}", batch.rgb.shape[1]
+            # The dashboard's callback logs it, by images seen.
+            self.log(key, value, batch_size=views, on_epoch=True, on_step=False, logger=False)
         return {"rgb": render.rgb, "alpha": render.alpha}
 
     def on_validation_epoch_end(self) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -16,6 +18,9 @@ from omegaconf import DictConfig, OmegaConf
 from r3avatar.body import BodyModel
 from r3avatar.captures import Capture, CaptureDataModule, write_recording
 from r3avatar.captures.shard import Shard
+from r3avatar.dashboards.callback import DashboardCallback
+from r3avatar.dashboards.evaluation import log_evaluation
+from r3avatar.dashboards.run_log import RunLog
 from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
 from r3avatar.rasterizer.projection import scene_extent
 from r3avatar.run import RECORDING, RunError, changed_keys, check_run_folder, create_run_folder, update_metrics
@@ -98,11 +103,11 @@ def run(config: DictConfig) -> float | None:
         if code:
             raise SystemExit(code)
         return None
-    with StopSignals() as signals, explained(config):
-        return _run(config, signals)
+    with StopSignals() as signals, explained(config), ExitStack() as ending:
+        return _run(config, signals, ending)
 
 
-def _run(config: DictConfig, signals: StopSignals) -> float | None:
+def _run(config: DictConfig, signals: StopSignals, ending: ExitStack) -> float | None:
     folder = run_folder(config)
     if config.overwrite and config.resume:
         raise RunError(f"overwrite=true and resume={config.resume} exclude each other")
@@ -119,7 +124,8 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
 
     def make_folder() -> None:
         if config.overwrite:
-            for part in ("checkpoints", "media", "metrics.json", "logs/csv"):
+            logs = "logs/csv", "logs/tensorboard", "logs/wandb"
+            for part in ("checkpoints", "media", "metrics.json", *logs):
                 path = folder / part
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         if last is not None:
@@ -144,15 +150,19 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
         callbacks.append(MediaCallback(str(folder / "media" / "training")))
     if config.profile.steps and first:
         callbacks.append(ProfileCallback(folder / "profile", config.profile.skip, config.profile.steps))
+    logger = build(config.logger, save_dir=str(folder / "logs")) if first else None
+    if logger is not None:
+        if isinstance(logger, RunLog):
+            ending.push(lambda kind, *error: logger.close(failed=kind is not None))
+        made_by = json.loads((folder / "versions.json").read_text())
+        logger.log_hyperparams({**OmegaConf.to_container(config, resolve=True), **made_by})
+        callbacks.append(DashboardCallback(logger, config.media))
     every = config.checkpoint.every_images, config.checkpoint.every_minutes
     callbacks.append(CheckpointCallback(str(folder / "checkpoints"), signals, *every))
     if TRIAL in os.environ and first:  # of a hyper-parameter search
         from r3avatar.sweeps.pruning import PruningCallback
 
         callbacks.append(PruningCallback(os.environ[TRIAL], folder))
-    logger = build(config.logger, save_dir=str(folder / "logs")) if first else None
-    if logger is not None:
-        logger.log_hyperparams(OmegaConf.to_container(config, resolve=True))
 
     images_per_step = config.batch.frames * config.batch.views
     steps = None if config.budget.images is None else max(1, -(-config.budget.images // images_per_step))
@@ -181,8 +191,6 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
             raise
         found = explain_step(trainer, module, data, data.schedule.position - 1, folder / "checkpoints")
         raise NotFinite(f"{found} ({error})", found.step) from error
-    finally:
-        _finish(logger)
     if replicas is not None:
         replicas.leave()
         if not first:  # rank 0 evaluates
@@ -208,6 +216,8 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
             module.avatar, capture, module.rasterizer, build_retriever(config.retrieval, body), data.eval_dataloader,
             folder, SPLITS, build(config.lpips), config.media,
         )  # fmt: skip
+        if logger is not None:
+            log_evaluation(logger, folder, sections, module.images, config.media)
         metrics = update_metrics(folder, **sections)
         print(f"\n{table(metrics)}")
     t = metrics["train"]
@@ -216,11 +226,3 @@ def _run(config: DictConfig, signals: StopSignals) -> float | None:
         f"{t['gaussians']} Gaussians, peak memory {t['peak_memory_gib']} GiB\nrun folder: {folder}"
     )
     return module.curve[-1]["psnr"] if module.curve else None
-
-
-def _finish(logger) -> None:
-    """Close a W&B run, or the next job of a sweep would log into it."""
-    if type(logger).__name__ == "WandbLogger":
-        import wandb
-
-        wandb.finish()
