@@ -17,12 +17,15 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from r3avatar.avatar import Playback
+from r3avatar.avatar.attribute_table import KeptTables
+from r3avatar.avatar.decoder import Attributes
 from r3avatar.evaluation.evaluate import fit_retriever
 from r3avatar.motion.cameras import choose_cameras, rig_up
 from r3avatar.motion.load import load_motion
 from r3avatar.motion.motion import rest_joints, shaped_pose
 from r3avatar.motion.place import in_convention
 from r3avatar.rasterizer import Rasterizer
+from r3avatar.retrieval import Mixture, Retrieved
 from r3avatar.types import BodyPose, Cameras, Gaussians
 from r3avatar.verbs.parts import Run, load_run
 
@@ -77,6 +80,7 @@ class LoadedAvatar:
         self._pelvis = rest_joints(self.body, run.capture.poses)[0]
         with torch.no_grad():
             self._constants = self.model.constants()
+        self._tables = KeptTables(self.model)
 
     @classmethod
     def load(
@@ -132,8 +136,7 @@ class LoadedAvatar:
         for f in range(len(pose)):  # one after another: the parts' attributes at ten times take much memory
             if time is None:
                 chosen = retrieved[[f]]
-                times = (x.to(self.device) for x in self.model.distinct_times(chosen))
-                attributes = self.model.blend_times(*times, self._constants, chosen.align)
+                attributes = self._attributes(chosen)
             else:
                 attributes = self.model.record(torch.tensor([float(time)], device=self.device))
             frames.append(self.model.reconstruct(attributes, pose[f : f + 1].to(self.device), self._constants))
@@ -173,6 +176,12 @@ class LoadedAvatar:
             f"<r3avatar.Avatar of {self.recording.name}: {len(self.model.gaussians)} Gaussians, {self.body.kind} body, "
             f"{self.recording.recorded[1]} recorded frames, on {self.device}>"
         )
+
+    def _attributes(self, retrieved: Retrieved | Mixture) -> Attributes:
+        if isinstance(retrieved, Mixture):
+            return self._tables(retrieved.frames, self._constants)[1].mix(retrieved.weights.to(self.device))
+        times = (x.to(self.device) for x in self.model.distinct_times(retrieved))
+        return self.model.blend_times(*times, self._constants, retrieved.align)
 
     def _body_pose(self, theta, transl) -> BodyPose:
         theta = _numbers("theta", theta, (self.body.num_joints, 3))

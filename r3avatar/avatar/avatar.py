@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from r3avatar.avatar.attribute_table import tabulate
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.skinning import Skinning
 from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
-from r3avatar.retrieval.retrieved import Retrieved
+from r3avatar.retrieval.retrieved import Mixture, Retrieved
 from r3avatar.triton_support import use_triton
 from r3avatar.types import BodyPose, Gaussians
 
@@ -58,7 +59,7 @@ class Avatar(nn.Module):
         """The F frames of `pose` with the appearance recorded at `times` [F] (frames since the first recorded one)."""
         return self.reconstruct(self.record(times), pose)
 
-    def animate(self, pose: BodyPose, retrieved: Retrieved) -> Gaussians:
+    def animate(self, pose: BodyPose, retrieved: Retrieved | Mixture) -> Gaussians:
         """The F frames of a pose never recorded, with the appearance of the retrieved times."""
         return self.reconstruct(self.retrieve(retrieved), pose)
 
@@ -70,9 +71,14 @@ class Avatar(nn.Module):
         """What the codebook has recorded for every Gaussian at `times` [F] (frames, fractions allowed)."""
         return self.decoder(self.codebook(self.gaussians.positions, times))
 
-    def retrieve(self, retrieved: Retrieved) -> Attributes:
-        """Attributes of the five body parts at their own times, mixed by the parts' skinning weights, [F, N, ...]."""
+    def retrieve(self, retrieved: Retrieved | Mixture) -> Attributes:
+        """Attributes of the five body parts at their own times, mixed by the parts' skinning weights, [F, N, ...].
+
+        Of a `Mixture` all its times are decoded in every call; `attribute_table.KeptTables` keeps them.
+        """
         device = self.gaussians.positions.device
+        if isinstance(retrieved, Mixture):
+            return tabulate(self, retrieved.frames).mix(retrieved.weights.to(device))
         return self.blend_times(*(x.to(device) for x in self.distinct_times(retrieved)), align=retrieved.align)
 
     def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from r3avatar.avatar.attribute_table import KeptTables
 from r3avatar.avatar.avatar import Avatar, Constants
 from r3avatar.cuda_graphs import GraphMemory, Inbox, RecordedFunction, tensors_of
 from r3avatar.rasterizer.base import Rasterizer
-from r3avatar.retrieval.retrieved import Retrieved
+from r3avatar.retrieval.retrieved import Mixture, Retrieved
 from r3avatar.types import BodyPose, Cameras, RenderOutput
 
 
@@ -23,12 +24,15 @@ class Playback:
     for the device once, to be sure that the picture is complete. Poses, times, cameras and retrieved times may be on
     any device; what comes from the host is one small copy.
 
+    Of a `Mixture` the attributes at all its times are decoded once, by the first picture, and kept.
+
     Pictures (rgb, alpha) are the caller's own. `radii` and `means2d` are valid until the next call.
     """
 
     def __init__(self, avatar: Avatar, rasterizer: Rasterizer):
         self.avatar, self.rasterizer = avatar, rasterizer
         self._constants: Constants | None = None
+        self._tables = KeptTables(avatar)
         self._memory: GraphMemory | None = None
         self._recorded: dict[Hashable, tuple[Inbox, RecordedFunction]] = {}
 
@@ -38,8 +42,10 @@ class Playback:
         return self._render(self._at_times, (pose, times.float(), cameras))
 
     @torch.no_grad()
-    def retrieved(self, pose: BodyPose, retrieved: Retrieved, cameras: Cameras) -> RenderOutput:
+    def retrieved(self, pose: BodyPose, retrieved: Retrieved | Mixture, cameras: Cameras) -> RenderOutput:
         """The F frames of a pose never recorded with the appearance of retrieved times, from `cameras` [F, V]."""
+        if isinstance(retrieved, Mixture):
+            return self._mixed(pose, retrieved, cameras)
         function = self._blended_aligned if retrieved.align else self._blended
         return self._render(function, (pose, *self.avatar.distinct_times(retrieved), cameras))
 
@@ -63,14 +69,28 @@ class Playback:
     def _blended_aligned(self, *arguments) -> RenderOutput:
         return self._blended(*arguments, align=True)
 
-    def _render(self, function: Callable[..., RenderOutput], arguments: tuple) -> RenderOutput:
-        device = self.avatar.gaussians.positions.device
+    def _mixed(self, pose: BodyPose, mixture: Mixture, cameras: Cameras) -> RenderOutput:
+        number, table = self._tables(mixture.frames, self._known())
+
+        def mixed(pose: BodyPose, weights: Tensor, cameras: Cameras) -> RenderOutput:
+            gaussians = self.avatar.reconstruct(table.mix(weights), pose, self._constants)
+            return self.rasterizer(gaussians, cameras)
+
+        return self._render(mixed, (pose, mixture.weights, cameras), number)
+
+    def _known(self) -> Constants:
         if self._constants is None:
             self._constants = self.avatar.constants()
+        return self._constants
+
+    def _render(self, function: Callable[..., RenderOutput], arguments: tuple, kind: Hashable = None) -> RenderOutput:
+        """kind: what else than names and shapes tells recordings apart."""
+        device = self.avatar.gaussians.positions.device
+        self._known()
         if device.type != "cuda" or not self.rasterizer.capturable:
             return function(*(x.to(device) for x in arguments))
         given, cameras = tensors_of(arguments), arguments[-1]
-        key = (function.__name__, cameras.width, cameras.height, *(x.shape for x in given))
+        key = (function.__name__, kind, cameras.width, cameras.height, *(x.shape for x in given))
         if key not in self._recorded:
             if self._memory is None:
                 self._memory = GraphMemory()

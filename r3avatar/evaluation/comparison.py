@@ -72,7 +72,8 @@ def compare_retrievals(
             truth = np.stack([moments[part][at] for part in PARTS], 1)
         times, first = retrieved.times.cpu().numpy(), capture.recorded[0]
         path = plots.with_name(f"{plots.name}_{name}.png")
-        retrieval_timeline(path, query, times, retrieved.jump.cpu().numpy(), first, truth, name)
+        mean, spread = (x.cpu().numpy() for x in (retrieved.mean, retrieved.spread))
+        retrieval_timeline(path, query, mean, retrieved.jump.cpu().numpy(), first, truth, name, spread)
         near = None
         if truth is not None:
             evaluated = np.isin(query, frames)[:, None] & np.isfinite(truth)

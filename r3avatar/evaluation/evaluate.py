@@ -21,7 +21,7 @@ from r3avatar.evaluation.plots import retrieval_timeline
 from r3avatar.evaluation.protocols import evaluate_image
 from r3avatar.evaluation.steadiness import Steadiness
 from r3avatar.rasterizer import Rasterizer
-from r3avatar.retrieval import Retrieved
+from r3avatar.retrieval import Mixture, Retrieved
 from r3avatar.retrieval.parts import PARTS
 from r3avatar.types import Batch, RenderOutput
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("novel_view", "novel_pose")
 
 
-def retrieve_for(capture: Capture, retriever, frames: Iterable[int]) -> tuple[Retrieved, dict[int, int]]:
+def retrieve_for(capture: Capture, retriever, frames: Iterable[int]) -> tuple[Retrieved | Mixture, dict[int, int]]:
     """Retrieve times for every stretch of the capture that has some of `frames` (ids).
 
     A stretch is a run of consecutive frames on one side of the recording, or within it; each is one query, whole, with
@@ -48,7 +48,7 @@ def retrieve_for(capture: Capture, retriever, frames: Iterable[int]) -> tuple[Re
         found.append(retriever.retrieve(capture.poses.theta[start:end], history=capture.poses.theta[before:start]))
         first_row = len(rows)
         rows.update({ids[row]: first_row + row - start for row in range(start, end)})
-    return Retrieved.joined(found), rows
+    return type(found[0]).joined(found), rows
 
 
 def retrieval_rows(retrieved: Retrieved, rows: dict[int, int], first: int) -> list[dict]:
@@ -81,7 +81,7 @@ def fit_retriever(retriever, capture: Capture):
 
 
 def renderer(
-    playback: Playback, split: str, retrieved: Retrieved | None, rows: dict[int, int]
+    playback: Playback, split: str, retrieved: Retrieved | Mixture | None, rows: dict[int, int]
 ) -> Callable[[Batch], RenderOutput]:
     """How a batch of a split is rendered: at recorded times for novel views, at retrieved ones for novel poses."""
     if split == "novel_view":
@@ -182,10 +182,11 @@ def evaluate(
             (folder / "logs" / "retrieval_frames.json").write_text(json.dumps(chosen, indent=1))
             if pictures is not None:
                 query = sorted(rows, key=rows.__getitem__)
-                jumps = retrieved.jump.numpy()
+                jumps, spread = retrieved.jump.numpy(), retrieved.spread.numpy()
                 retrieval_timeline(
-                    pictures / "retrieval_timeline.png", query, retrieved.times.numpy(), jumps, capture.recorded[0]
-                )
+                    pictures / "retrieval_timeline.png", query, retrieved.mean.numpy(), jumps, capture.recorded[0],
+                    spread=spread,
+                )  # fmt: skip
         step = min((b - a for a, b in zip(wanted.frames, wanted.frames[1:])), default=1)
         fps = max(1.0, (capture.fps or 15.0) / max(step, 1))
         summary, table = evaluate_split(

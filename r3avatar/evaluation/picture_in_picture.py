@@ -11,7 +11,7 @@ import torch
 
 from r3avatar.body import BodyModel
 from r3avatar.inspection.silhouette import silhouette
-from r3avatar.retrieval import Retrieved
+from r3avatar.retrieval import Mixture, Retrieved
 from r3avatar.retrieval.parts import BLENDING_JOINTS, PARTS
 from r3avatar.types import BodyPose, Cameras
 
@@ -35,13 +35,14 @@ class PictureInPicture:
     def __init__(
         self,
         body: BodyModel,
-        retrieved: Retrieved,
+        retrieved: Retrieved | Mixture,
         recorded: tuple[int, int],
         thumbnail: Callable[[int], np.ndarray],
         height: int,
     ):
         """recorded: first frame id and length; thumbnail: the picture [h, w, 3] uint8 of a recorded frame, by its id;
-        height: H of the picture. The panel is 7/8 as wide; below LEAST it is drawn larger and scaled down."""
+        height: H of the picture. The panel is 7/8 as wide; below LEAST it is drawn larger and scaled down. Of a
+        `Mixture` the frames that count most are shown."""
         self.body, self.thumbnail, self.recorded = body, thumbnail, recorded
         self.times = retrieved.times.cpu().double().numpy() + recorded[0]  # [Q, 5] recorded frames
         self.jumps = retrieved.jump.cpu().numpy()

@@ -22,16 +22,21 @@ def retrieval_timeline(
     first: int,
     truth: np.ndarray | None = None,
     title: str = "retrieved times",
+    spread: np.ndarray | None = None,
 ) -> Path:
     """The retrieved time of every part over the query.
 
     query: Q frame ids; times [Q, 5] frames since the first recorded one; jumps [Q, 5] bool; first: first recorded id;
     truth: [Q, 5] the recorded frame ids that the poses were taken from, where that is known (NaN: not).
+    spread: [Q, 5] frames, the standard deviation of a mixture's times about their means `times`: a band.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for p, name in enumerate(PARTS):
         (line,) = axes.plot(query, times[:, p] + first, ".-", label=name.replace("_", " "), lw=1)
+        if spread is not None and spread.any():
+            low, high = (times[:, p] + first + side * spread[:, p] for side in (-1, 1))
+            axes.fill_between(query, low, high, color=line.get_color(), alpha=0.12, lw=0)
         if truth is not None:
             axes.plot(query, truth[:, p], "--", color=line.get_color(), lw=2.5, alpha=0.4)
         at = np.flatnonzero(jumps[:, p])

@@ -9,12 +9,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from r3avatar.avatar import Playback
-from r3avatar.retrieval import Retrieved
+from r3avatar.retrieval import Mixture, Retrieved
 from r3avatar.types import BodyPose, Cameras, RenderOutput
 
 
 def animate(
-    playback: Playback, pose: BodyPose, retrieved: Retrieved, cameras: Cameras, title: str, start: int = 0
+    playback: Playback, pose: BodyPose, retrieved: Retrieved | Mixture, cameras: Cameras, title: str, start: int = 0
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     """Number, colours [H, W, 3] over black and opacities [H, W] of F poses never recorded, from number `start` on.
 

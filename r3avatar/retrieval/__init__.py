@@ -2,14 +2,18 @@
 
 from r3avatar.retrieval.blending import blend, part_weights
 from r3avatar.retrieval.live import LiveGreedy, LiveRetrieval
-from r3avatar.retrieval.retrieved import RetrievalError, Retrieved
+from r3avatar.retrieval.mixture import LiveMixture, MixtureRetriever
+from r3avatar.retrieval.retrieved import Mixture, RetrievalError, Retrieved
 from r3avatar.retrieval.retriever import FrozenTime, NearestFrame, Retriever
 from r3avatar.retrieval.viterbi_retriever import ViterbiRetriever
 
 __all__ = [
     "FrozenTime",
     "LiveGreedy",
+    "LiveMixture",
     "LiveRetrieval",
+    "Mixture",
+    "MixtureRetriever",
     "NearestFrame",
     "RetrievalError",
     "Retrieved",

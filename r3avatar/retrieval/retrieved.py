@@ -57,3 +57,74 @@ class Retrieved:
     def jump(self) -> Tensor:
         """[Q, 5] bool: the part is cross-faded in this frame, because it left its timeline in it or just before."""
         return ~torch.isnan(self.previous)
+
+    @property
+    def mean(self) -> Tensor:
+        """[Q, 5] the times, as `Mixture.mean` is."""
+        return self.times
+
+    @property
+    def spread(self) -> Tensor:
+        """[Q, 5] zeros, as `Mixture.spread` is not."""
+        return torch.zeros_like(self.times)
+
+    @property
+    def decisive(self) -> tuple[Tensor, ...]:
+        """What decides the pictures, besides `align`."""
+        return self.times, self.previous, self.fade
+
+
+@dataclass
+class Mixture:
+    """Shares of recorded times for each query frame and part, by which what was recorded then is averaged."""
+
+    frames: Tensor  # [D] float, the recorded frames that take part, one and the same tensor for a whole query
+    weights: Tensor  # [Q, 5, D] float, 0 or more, those of a part and query frame summing to 1
+    distances: Tensor  # [Q, 5] the frames' mean pose distance, by their shares
+    align = True  # rotations are mixed as unit quaternions of aligned signs
+
+    def __post_init__(self):
+        shape, wanted = tuple(self.weights.shape), (*self.distances.shape, len(self.frames))
+        assert shape == wanted, f"weights are {shape}; distances and frames ask for {wanted}"
+
+    def __len__(self) -> int:
+        return len(self.weights)
+
+    def __getitem__(self, rows) -> Mixture:
+        """Some of the query frames (`slice`, list, tensor or a number: the Q axis stays)."""
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1 or None)
+        return Mixture(self.frames, self.weights[rows], self.distances[rows])
+
+    @staticmethod
+    def joined(results: Sequence[Mixture]) -> Mixture:
+        """Results of one retriever one after the other."""
+        frames = results[0].frames
+        assert all(torch.equal(frames, r.frames) for r in results), "mixtures of different recorded frames"
+        return Mixture(frames, torch.cat([r.weights for r in results]), torch.cat([r.distances for r in results]))
+
+    @property
+    def times(self) -> Tensor:
+        """[Q, 5] the recorded frame that counts most."""
+        return self.frames[self.weights.argmax(-1)]
+
+    @property
+    def mean(self) -> Tensor:
+        """[Q, 5] the mean recorded frame."""
+        return self.weights @ self.frames.to(self.weights)
+
+    @property
+    def spread(self) -> Tensor:
+        """[Q, 5] the standard deviation of the recorded frames about `mean`."""
+        away = (self.frames.to(self.weights) - self.mean[..., None]).square()
+        return (self.weights * away).sum(-1).sqrt()
+
+    @property
+    def jump(self) -> Tensor:
+        """[Q, 5] bool, false: shares change as continuously as poses do."""
+        return torch.zeros_like(self.distances, dtype=torch.bool)
+
+    @property
+    def decisive(self) -> tuple[Tensor, ...]:
+        """What decides the pictures."""
+        return self.frames, self.weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -68,6 +69,16 @@ def geodesic_distance(a: Tensor, b: Tensor) -> Tensor:
     squared = (a - b).square()
     angle = 2 * torch.asin((squared[..., :9].sum(-1).sqrt() / 2).clamp_max(1))
     return (angle.square() + squared[..., 9:].sum(-1)).sqrt().mean(-1)
+
+
+def given_up(up: Sequence[float] | None) -> Tensor | None:
+    """The unit direction [3] of a world's up as a configuration gives it; None stays None."""
+    if up is None:
+        return None
+    direction = torch.tensor([float(x) for x in up])
+    if direction.shape != (3,) or not direction.norm() > 0:
+        raise ValueError(f"up must be a direction [x, y, z], not {list(up)}")
+    return direction / direction.norm()
 
 
 def world_up(theta: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from r3avatar.retrieval.live import LiveRetrieval
 from r3avatar.retrieval.parts import BLENDING_JOINTS, EMBEDDED_JOINTS, JOINTS, PARTS, RETRIEVAL_JOINTS
 from r3avatar.retrieval.retrieved import Retrieved
 from r3avatar.retrieval.retriever import _Retriever
-from r3avatar.retrieval.rotation_embedding import geodesic_distance, rotation_embedding, world_up
+from r3avatar.retrieval.rotation_embedding import geodesic_distance, given_up, rotation_embedding, world_up
 from r3avatar.retrieval.viterbi import JumpCost, OnlinePath, best_path
 
 
@@ -66,10 +66,7 @@ class ViterbiRetriever(_Retriever):
             raise ValueError(f"latency = {latency} and fade_frames = {fade_frames} must be 0 or more")
         if hands and kind == "smpl":
             raise ValueError("hands=true needs an SMPL-X body: SMPL has no finger joints")
-        direction = None if up is None else torch.tensor([float(x) for x in up])
-        if direction is not None and (direction.shape != (3,) or not direction.norm() > 0):
-            raise ValueError(f"up must be a direction [x, y, z], not {list(up)}")
-        self._given_up = direction if direction is None else direction / direction.norm()
+        self._given_up = given_up(up)
         JumpCost(jump_cost, reach)  # its checks, now
         self.k, self.jump_cost, self.reach, self.latency = k, jump_cost, reach, latency
         self.geodesic, self.heading_free, self.hands = geodesic, heading_free, hands

@@ -74,12 +74,12 @@ def run(config: DictConfig) -> Path:
             return panel(f, pose[f : f + 1], cameras[f])
 
     target = Path(config.output or trained.folder / "media" / f"animate_{name_of(str(config.motion))}")
-    found = [on_host(x) for x in (retrieved.times, retrieved.previous, retrieved.fade)]
+    found = [on_host(x) for x in retrieved.decisive]
     about = identity(trained, pose, cameras, found, config.picture_in_picture, retrieved.align)
     film = Film(target, config.format, fps, len(pose), about)
     retrieval_timeline(
-        film.path.with_name(f"{film.name}_timeline.png"), frames, retrieved.times.cpu().numpy(),
-        retrieved.jump.cpu().numpy(), capture.recorded[0],
+        film.path.with_name(f"{film.name}_timeline.png"), frames, retrieved.mean.cpu().numpy(),
+        retrieved.jump.cpu().numpy(), capture.recorded[0], spread=retrieved.spread.cpu().numpy(),
     )  # fmt: skip
     begun, left = time.perf_counter(), film.frames - film.finished
     path, picture = shoot(film, lambda f: animate(playback, pose, retrieved, cameras, "animating", f), STILLS, beside)

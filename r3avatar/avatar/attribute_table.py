@@ -1,0 +1,87 @@
+"""An avatar's attributes at all of its recorded times, to be averaged by one matrix product a picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from r3avatar.avatar.decoder import Attributes
+from r3avatar.retrieval.blending import part_weights
+
+if TYPE_CHECKING:
+    from r3avatar.avatar.avatar import Avatar, Constants
+
+_WIDTHS = (3, 1, 3, 4)  # offset, opacity logit, scale, rotation
+_CHUNK_POINTS = 1 << 18  # times x Gaussians decoded at once
+_FLOAT_BYTES = 1 << 29  # a larger table keeps its differences in half precision
+
+
+@dataclass
+class AttributeTable:
+    """What N Gaussians look like at D times.
+
+    Differences from one of the times are kept: they are small, so that 16 bits hold them about as well as 32 hold the
+    attributes. Rotations are unit quaternions on that time's side of the sphere: q and -q are one rotation, whose mean
+    would be none, and here no mean with positive weights is.
+    """
+
+    reference: Tensor  # [N, 11] offset, opacity logit, scale, rotation at one of the times
+    differences: Tensor  # [D, N * 11] from it, float32 or float16
+    parts: Tensor  # [N, 5] how much each Gaussian belongs to each part (`part_weights` at its mean recorded place)
+
+    def mix(self, weights: Tensor) -> Attributes:
+        """Attributes [F, N, ...] by weights [F, 5, D] of the times, for each part summing to 1."""
+        rows = weights.to(self.differences).flatten(0, 1) @ self.differences
+        mixed = rows.view(*weights.shape[:2], *self.reference.shape)
+        mean = self.reference + torch.einsum("fpnc,np->fnc", mixed.to(self.reference), self.parts)
+        return Attributes(*mean.split(_WIDTHS, -1))
+
+
+@torch.no_grad()
+def tabulate(avatar: Avatar, frames: Tensor, constants: Constants | None = None) -> AttributeTable:
+    """The table of an avatar at times `frames` [D]; it decodes some times at once, on the avatar's device."""
+    positions = avatar.gaussians.positions
+    frames, N = frames.to(positions), len(positions)
+    D = len(frames)
+    reference = _rows(avatar, frames[D // 2 : D // 2 + 1])[0]
+    dtype = positions.dtype if D * N * sum(_WIDTHS) * 4 <= _FLOAT_BYTES else torch.float16
+    differences = torch.empty(D, N, sum(_WIDTHS), dtype=dtype, device=positions.device)
+    offsets = torch.zeros_like(positions)  # their sum
+    done = 0
+    for some in frames.split(max(1, _CHUNK_POINTS // N)):
+        rows = _rows(avatar, some)
+        turned = (rows[..., -4:] * reference[:, -4:]).sum(-1, keepdim=True) < 0
+        rows[..., -4:] = torch.where(turned, -rows[..., -4:], rows[..., -4:])
+        offsets += rows[..., :3].sum(0)
+        differences[done : done + len(some)] = rows - reference
+        done += len(some)
+    logits = avatar.skinning.logits(positions) if constants is None else constants.logits
+    vertex = avatar.skinning.nearest((positions + offsets / D)[None])
+    parts = part_weights(avatar.skinning.weights(vertex, logits), avatar.kind)[0]
+    return AttributeTable(reference, differences.view(D, -1), parts)
+
+
+def _rows(avatar: Avatar, times: Tensor) -> Tensor:
+    """[D, N, 11] attributes at `times`, rotations of unit length."""
+    a = avatar.record(times)
+    return torch.cat([a.offset, a.opacity_logit, a.scale, normalize(a.rotation, dim=-1)], -1)
+
+
+class KeptTables:
+    """The tables of an avatar that no longer changes, each made when it is first asked for."""
+
+    def __init__(self, avatar: Avatar):
+        self.avatar = avatar
+        self._kept: list[tuple[Tensor, AttributeTable]] = []
+
+    def __call__(self, frames: Tensor, constants: Constants | None = None) -> tuple[int, AttributeTable]:
+        """The number and the table of times `frames` [D]."""
+        for number, (known, table) in enumerate(self._kept):
+            if known is frames or (known.shape == frames.shape and torch.equal(known, frames.to(known))):
+                return number, table
+        self._kept.append((frames, tabulate(self.avatar, frames, constants)))
+        return len(self._kept) - 1, self._kept[-1][1]
