@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from pathlib import Path
 
 from wandb.proto import wandb_internal_pb2
@@ -69,5 +70,10 @@ class OfflineRun:
 
 
 def offline_runs(folder: Path) -> list[OfflineRun]:
-    """Of a run folder, in the order of their starts."""
-    return [OfflineRun(f) for f in sorted((folder / "logs" / "wandb").glob("offline-run-*"))]
+    """Of a run folder, in the order of their starts; waits for W&B's process, which writes the last record."""
+    for _ in range(100):
+        found = [OfflineRun(f) for f in sorted((folder / "logs" / "wandb").glob("offline-run-*"))]
+        if all(run.exit_code is not None for run in found):
+            break
+        time.sleep(0.1)
+    return found
