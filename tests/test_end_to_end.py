@@ -132,12 +132,16 @@ def test_evaluate_again_without_retrieval(workplace, tiny_run):
 
 def test_evaluate_better_retrieval_and_its_bound(workplace, tiny_run):
     found = {}
-    for retrieval in ("viterbi", "oracle"):
-        workplace("evaluate", "run=outputs/tiny", f"retrieval={retrieval}", "splits=[novel_pose]", "media=false")
+    for retrieval in ("viterbi", "mixture", "oracle"):
+        media = "media=true" if retrieval == "mixture" else "media=false"
+        workplace("evaluate", "run=outputs/tiny", f"retrieval={retrieval}", "splits=[novel_pose]", media)
         metrics = json.loads((tiny_run / "evaluations" / f"retrieval-{retrieval}" / "metrics.json").read_text())
         found[retrieval] = metrics["novel_pose"]["paper"]["psnr"]
         assert metrics["novel_pose"]["steadiness"]["pairs"] == 0 or metrics["novel_pose"]["steadiness"]["error"] > 0
     assert found["oracle"] >= found["viterbi"] - 0.05  # times between frames are not among the oracle's
+    assert abs(found["mixture"] - found["viterbi"]) < 3
+    timeline = tiny_run / "evaluations" / "retrieval-mixture" / "media" / "retrieval_timeline.png"
+    assert cv2.imread(str(timeline)) is not None
 
 
 def test_render(workplace, tiny_run):

@@ -1,4 +1,4 @@
-"""What is retrieval worth? Novel poses of several runs with none, whole_body, r3, viterbi and the oracle.
+"""What is retrieval worth? Novel poses of several runs with none, whole_body, r3, viterbi, mixture and the oracle.
 
 python tools/compare_retrieval.py outputs/a outputs/b outputs/c --frames 110-149 --out outputs/compare
 python tools/compare_retrieval.py outputs/demo --retrievals r3 viterbi oracle --set oracle.every=2 oracle.per_part=4
@@ -28,7 +28,7 @@ from r3avatar.run import open_run, write_json
 from r3avatar.verbs.parts import load_run
 from r3avatar.verbs.train import build_data
 
-RETRIEVALS = ("none", "whole_body", "r3", "viterbi", "oracle")
+RETRIEVALS = ("none", "whole_body", "r3", "viterbi", "mixture", "oracle")
 
 
 def main() -> None:

@@ -62,14 +62,14 @@ def test_the_tool_on_two_runs(workplace, tiny_run, tiny_capture):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     text = (workplace.folder / "outputs/compared/comparison.md").read_text()
-    assert text in done.stdout and text.count("| tiny |") == text.count("| mean of 2 |") == 5
+    assert text in done.stdout and text.count("| tiny |") == text.count("| mean of 2 |") == 6
     assert "budgets differ" in text and "No LPIPS" in text
     figures = json.loads((workplace.folder / "outputs/compared/comparison.json").read_text())
     assert figures["images"] == {"tiny": 16, "other": 8}
     for run in figures["runs"].values():
-        assert list(run) == ["none", "whole_body", "r3", "viterbi", "oracle"]
+        assert list(run) == ["none", "whole_body", "r3", "viterbi", "mixture", "oracle"]
         assert run["r3"]["steadiness"]["pairs"] == 2 and 0 <= run["r3"]["within_2_frames"] <= 1
-    for name in ("tiny_none", "other_oracle"):
+    for name in ("tiny_none", "tiny_mixture", "other_oracle"):
         assert cv2.imread(str(workplace.folder / f"outputs/compared/{name}.png")) is not None
     done = subprocess.run(
         [sys.executable, TOOL, "outputs/tiny", "--set", "oracle.evry=4"],
