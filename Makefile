@@ -7,10 +7,13 @@ OVER := $(shell $(PYTHON) -c "import torch; print('--system-site-packages' if to
 # More overrides for the demo's steps, e.g. make demo NAME=long TRAIN=budget.images=20000
 SYNTHESIZE ?=
 TRAIN ?=
+# Of `make ablations`: what is left out, the seeds, and more overrides of every run, e.g. TRAIN=budget.images=800
+ABLATIONS ?= none,no_codebook,no_retrieval,whole_body_retrieval,no_pose_refinement,no_skinning_offsets,no_kl_density,no_mask_loss,planes_64,planes_64_128_256,planes_time_25,planes_time_100
+SEEDS ?= 0
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help demo test golden install lint bench doctor clean
+.PHONY: help demo ablations test golden install lint bench doctor clean
 
 help: ## list the commands
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -20,6 +23,11 @@ demo: install ## make a capture of a dancing person, train an avatar, evaluate i
 	$(BIN)/r3avatar train experiment=demo name=$(NAME) overwrite=true $(TRAIN)
 	$(BIN)/r3avatar animate run=outputs/$(NAME)
 	@$(BIN)/python -m r3avatar.evaluation.summary outputs/$(NAME)
+
+ablations: install ## train the demo with each part left out, and compare (outputs/ablations/comparison)
+	test -d outputs/captures/demo || $(BIN)/r3avatar synthesize $(SYNTHESIZE)
+	$(BIN)/r3avatar train -m experiment=demo ablation=$(ABLATIONS) seed=$(SEEDS) name=ablations $(TRAIN); failed=$$?; \
+	$(BIN)/r3avatar compare run=outputs/ablations by=ablation out=outputs/ablations/comparison && exit $$failed
 
 test: install ## run the tests
 	$(BIN)/python -m pytest -q

@@ -189,17 +189,14 @@ def test_wandb_offline(workplace, tiny_capture):
     assert list((workplace.folder / "outputs/board/logs/wandb").glob("offline-run-*/*.wandb"))
 
 
-EXPERIMENTS = [
-    "no_codebook", "no_retrieval", "no_pose_refinement", "no_skinning_offsets", "r3_published", "synthetic_large",
-]  # fmt: skip
+EXPERIMENTS = ["r3_published", "synthetic_large"]  # ablations: tests/comparison/test_ablations.py
 SMALLER = ["loss=no_perceptual", "codebook=small", "logger=none"]
 
 
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_every_shipped_experiment_runs(workplace, tiny_capture, experiment):
     """Those of data sets run on files in their layouts: tests/test_dna_rendering.py, captures/test_layouts_train.py."""
-    extra = SMALLER if experiment in ("r3_published", "synthetic_large") else []
-    workplace("train", f"experiment={experiment}", "name=" + experiment, *extra, *tiny_capture, "debug=fast",
+    workplace("train", f"experiment={experiment}", "name=" + experiment, *SMALLER, *tiny_capture, "debug=fast",
               "batch.views=2", "batch.frames=1", "media=false")  # fmt: skip
     metrics = json.loads((workplace.folder / "outputs" / experiment / "metrics.json").read_text())
     assert metrics["novel_pose"]["paper"]["psnr"] > 5
