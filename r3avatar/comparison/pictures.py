@@ -13,6 +13,7 @@ from r3avatar.run import RunError
 
 PANELS = 4  # of an evaluation's picture: truth, render, error, alpha
 WIDTH = 260  # pixels of a panel at least: room for its label
+LINE = 6  # renders in a line, after the truth; more runs take more lines
 MARGIN = 0.1  # of the person's longer side, around it
 
 
@@ -71,8 +72,15 @@ def side_by_side(group: Group, split: str, frame: int | None, view: int) -> tupl
     assert truth is not None
     box = _person(truth)
     factor = -(-WIDTH // (box[1].stop - box[1].start))
-    large = [cv2.resize(i[box], None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC) for i in (truth, *images)]
-    return strip(large, [f"truth, frame {key[0]} view {view}", *labels]), missing
+    first, *large = (cv2.resize(i[box], None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
+                     for i in (truth, *images))  # fmt: skip
+    lines = -(-len(large) // LINE)
+    length = -(-len(large) // lines)  # as even as can be; what the last one lacks is black
+    large += [np.zeros_like(first)] * (lines * length - len(large))
+    labels += [""] * (len(large) - len(labels))
+    parts = [slice(start, start + length) for start in range(0, len(large), length)]
+    name = f"truth, frame {key[0]} view {view}"
+    return np.concatenate([strip([first, *large[part]], [name, *labels[part]]) for part in parts]), missing
 
 
 def _person(truth: np.ndarray) -> tuple[slice, slice]:

@@ -216,6 +216,17 @@ def test_pictures_side_by_side_show_one_frame_truth_first(tmp_path):
     assert side_by_side(group, "novel_pose", None, 0)[0] is None
 
 
+def test_many_runs_take_several_lines_of_pictures(tmp_path):
+    for k in range(8):
+        folder = make_run(tmp_path / str(k), config={"density.start": k}, overrides=[f"density.start={k}"])
+        write_picture(folder, 0, 100, 150 + k)
+    (group,) = grouped(runs_in(tmp_path), ["density.start"])
+    picture, missing = side_by_side(group, "novel_view", None, 0)
+    height, width = picture.shape[0] // 2, picture.shape[1] // 5
+    middles = picture[[height // 2, height // 2 + height]][:, width // 2 :: width, 0].astype(int)
+    assert np.abs(middles - [[100, 150, 151, 152, 153], [100, 154, 155, 156, 157]]).max() <= 1 and not missing
+
+
 def test_other_pictures_are_refused(tmp_path):
     path = write_image(tmp_path / "run" / "media" / "novel_view" / "000000_0.png", np.zeros((10, 41, 3), np.uint8))
     with pytest.raises(RunError, match="is not a picture of an evaluation"):
