@@ -1,4 +1,4 @@
-"""Retrieval for poses that come one by one: a pose in, five times out, in less than a millisecond."""
+"""Retrieval for poses that come one by one: a pose in, five times (or shares) out, in less than a millisecond."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from r3avatar.retrieval.fractional import live_times
 from r3avatar.retrieval.live_embedding import LiveEmbedding
 from r3avatar.retrieval.parts import EMBEDDED_JOINTS, JOINTS, PARTS
 from r3avatar.retrieval.pruned_search import PrunedSearch
-from r3avatar.retrieval.retrieved import Retrieved
+from r3avatar.retrieval.retrieved import Mixture, Retrieved
 from r3avatar.retrieval.smoothing import choose
 from r3avatar.retrieval.viterbi import OnlinePath
 
 if TYPE_CHECKING:
+    from r3avatar.retrieval.mixture import MixtureRetriever
     from r3avatar.retrieval.retriever import Retriever
     from r3avatar.retrieval.viterbi_retriever import ViterbiRetriever
 
@@ -33,7 +34,14 @@ class _Live:
     The first use prepares the search (about a second for 100,000 frames), which later ones of that retriever share.
     """
 
-    def __init__(self, retriever: Retriever | ViterbiRetriever, joints: int, geodesic: bool, up: Tensor | None, k: int):
+    def __init__(
+        self,
+        retriever: Retriever | ViterbiRetriever | MixtureRetriever,
+        joints: int,
+        geodesic: bool,
+        up: Tensor | None,
+        k: int,
+    ):
         if retriever.times is None:
             raise RuntimeError("the retriever has no recorded poses: call fit(theta, times) first")
         if k > MOST:
@@ -82,6 +90,34 @@ class LiveGreedy(_Live):
     def finish(self) -> list[Retrieved]:
         """Nothing is open; then a new query may begin."""
         self._last = None
+        self._embedding.forget()
+        return []
+
+
+class LiveMixture(_Live):
+    """`MixtureRetriever` (`retrieval=mixture`) for poses that come one by one; it never waits."""
+
+    def __init__(self, retriever: MixtureRetriever):
+        known = 1 if retriever.times is None else len(retriever.times)
+        if known > MOST:
+            raise ValueError(f"live retrieval mixes up to {MOST} recorded frames, not {known}; set retrieval.most=512")
+        super().__init__(retriever, EMBEDDED_JOINTS[retriever.kind], True, retriever.up, known)
+        self._frames = retriever.times.cpu()
+        self._bandwidths = retriever.bandwidths.double().cpu().numpy()[:, None]
+
+    def push(self, theta: Tensor) -> Mixture:
+        """Take the next frame's pose [J, 3]; returns its shares [1, 5, D]."""
+        _, distances, rows = self._candidates(theta)  # [5, D], the nearest first
+        powers = -((distances / self._bandwidths) ** 2) / 2
+        shares = np.exp(powers - powers[:, :1])
+        shares /= shares.sum(1, keepdims=True)
+        weights = np.zeros_like(shares)
+        np.put_along_axis(weights, rows, shares, 1)
+        mean = torch.from_numpy((shares * distances).sum(1)).float()
+        return Mixture(self._frames, torch.from_numpy(weights).float()[None], mean[None])
+
+    def finish(self) -> list[Mixture]:
+        """Nothing is open; then a new query may begin."""
         self._embedding.forget()
         return []
 

@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from r3avatar.retrieval.index import PartIndex
+from r3avatar.retrieval.live import LiveMixture
 from r3avatar.retrieval.parts import EMBEDDED_JOINTS, RETRIEVAL_JOINTS
 from r3avatar.retrieval.retrieved import Mixture
 from r3avatar.retrieval.retriever import _Retriever
 from r3avatar.retrieval.rotation_embedding import geodesic_distance, given_up, rotation_embedding, world_up
 
+_PAIRED = 256  # recorded frames whose distances from each other set the bandwidths
 _LEAST = 1e-6  # radians: the bandwidth of a recording that stands still
 
 
@@ -74,7 +76,7 @@ class MixtureRetriever(_Retriever):
         return Mixture(self.times, torch.zeros_like(shares).scatter_(-1, ids, shares), (shares * distances).sum(-1))
 
     def live(self) -> LiveMixture:
-        """A query whose frames come one by one."""
+        """A query whose frames come one by one, on the CPU."""
         return LiveMixture(self)
 
     def _parts(self) -> tuple[tuple[int, ...], ...]:
@@ -89,31 +91,11 @@ class MixtureRetriever(_Retriever):
 
     @staticmethod
     def _between(index: PartIndex) -> Tensor:
-        """The median distance of two recorded frames; 0 where there is but one."""
-        if len(index) == 1:
-            return index.bank.new_zeros(())
-        rows = torch.triu_indices(len(index), len(index), 1, device=index.bank.device)
-        found = [index.distance(index.bank[a], index.bank[b]) for a, b in zip(*(x.split(1 << 14) for x in rows))]
-        return torch.cat(found).median()
-
-
-class LiveMixture:
-    """Poses in, shares out, frame by frame: the same as `MixtureRetriever.retrieve` of all at once; it never waits."""
-
-    def __init__(self, retriever: MixtureRetriever):
-        if retriever.times is None:
-            raise RuntimeError("the retriever has no recorded poses: call fit(theta, times) first")
-        self.retriever = retriever
-        self._history: Tensor | None = None  # [<= 2, J, 3]
-
-    def push(self, theta: Tensor) -> Mixture:
-        """Take the next frame's pose [J, 3]; returns its shares [1, 5, D]."""
-        pose = theta.detach()[None]
-        found = self.retriever.retrieve(pose, self._history)
-        self._history = pose if self._history is None else torch.cat([self._history, pose])[-2:]
-        return found
-
-    def finish(self) -> list[Mixture]:
-        """Nothing is open; then a new query may begin."""
-        self._history = None
-        return []
+        """The median distance of two recorded frames, of every n-th of many; 0 where there is but one."""
+        bank = index.bank[:: 1 + (len(index) - 1) // _PAIRED]
+        if len(bank) == 1:
+            return bank.new_zeros(())
+        a, b = torch.triu_indices(len(bank), len(bank), 1, device=bank.device)
+        return torch.cat(
+            [index.distance(bank[i], bank[j]) for i, j in zip(a.split(1 << 13), b.split(1 << 13))]
+        ).median()

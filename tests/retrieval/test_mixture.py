@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from r3avatar.retrieval import Mixture, MixtureRetriever, RetrievalError
+from r3avatar.retrieval import Mixture, MixtureRetriever, RetrievalError, live
 from r3avatar.retrieval.embedding import axis_angle_to_quaternion, quaternion_product, quaternion_to_axis_angle
 from r3avatar.retrieval.parts import JOINTS
 from r3avatar.retrieval.rotation_embedding import geodesic_distance, rotation_embedding
@@ -103,21 +103,25 @@ def test_only_the_bank_takes_part_and_long_recordings_are_thinned():
     assert bank.sum() == 10, "the caller's own"
 
 
-def test_live_is_the_same():
-    retriever, query = fitted(), walk(8, seed=1)
-    live = retriever.live()
+@pytest.mark.parametrize("T", [1, 2, 30, 100])
+def test_live_is_the_same(T):
+    retriever, query = fitted(T), walk(8, seed=1)
+    one_by_one = retriever.live()
     for _ in range(2):
-        found = Mixture.joined([live.push(pose) for pose in query])
+        found = Mixture.joined([one_by_one.push(pose) for pose in query])
         torch.testing.assert_close(found.weights, retriever.retrieve(query).weights, atol=1e-5, rtol=1e-4)
-        assert live.finish() == []
+        assert one_by_one.finish() == []
 
 
-def test_what_is_refused():
+def test_what_is_refused(monkeypatch):
     for options in ({"bandwidth": 0.0}, {"most": 0}, {"up": [0, 0, 0]}):
         with pytest.raises(ValueError):
             MixtureRetriever("smpl", **options)
     with pytest.raises(RuntimeError, match="fit"):
         MixtureRetriever("smpl").live()
+    monkeypatch.setattr(live, "MOST", 20)
+    with pytest.raises(ValueError, match="up to 20 recorded frames, not 30; set retrieval.most=512"):
+        fitted().live()
     lying = walk(9)
     lying[:, 0] = torch.tensor([0.9, 0.0, 0.9])
     with pytest.raises(RetrievalError, match="up"):
