@@ -74,7 +74,8 @@ def test_the_panel_stands_beside_the_picture(alone):
     assert wide[0].shape == (64, 64 + 56, 3)
     panel = wide[3][:, 64:].astype(int)
     assert panel.std() > 20 and np.abs(panel - wide[0][:, 64:]).max() > 60, "it moves"
-    alone("animate", "run=outputs/tiny", *WALK, "picture_in_picture=true", "output=panel/walk", "format=png")
+    mixture = ["retrieval=mixture", "picture_in_picture=true", "output=panel/walk", "format=png"]
+    alone("animate", "run=outputs/tiny", *WALK, *mixture)
     picture = cv2.imread(str(alone.folder / "panel" / "walk" / "000003.png"), cv2.IMREAD_UNCHANGED)
     assert (picture[:, 64:, 3] == 255).all() and (picture[:, :64, 3] == 0).any()
 

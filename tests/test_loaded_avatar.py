@@ -60,6 +60,19 @@ def test_a_motion_is_the_verbs(avatar):
         torch.testing.assert_close(images[f], drawn.rgb[0, 0].clamp(0, 1), atol=2e-3, rtol=0)
 
 
+def test_a_mixture_is_what_playback_draws(alone):
+    from r3avatar import Avatar
+
+    avatar = Avatar.load(alone, device="cpu", retrieval="mixture")
+    theta, transl = avatar.motion("builtin:walk", end=0.3)
+    camera = avatar.cameras["4"]
+    images = avatar.pose(theta, transl).render(camera)
+    retrieved, pose = avatar._retriever.retrieve(theta), avatar._body_pose(theta, transl)
+    for f in (0, 4):
+        drawn = avatar.playback().retrieved(pose[f : f + 1], retrieved[[f]], camera[None, None])
+        torch.testing.assert_close(images[f], drawn.rgb[0, 0].clamp(0, 1), atol=2e-3, rtol=0)
+
+
 def test_gaussians_are_plain_values(avatar):
     from r3avatar.types import Gaussians
 

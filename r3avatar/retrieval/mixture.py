@@ -95,7 +95,5 @@ class MixtureRetriever(_Retriever):
         bank = index.bank[:: 1 + (len(index) - 1) // _PAIRED]
         if len(bank) == 1:
             return bank.new_zeros(())
-        a, b = torch.triu_indices(len(bank), len(bank), 1, device=bank.device)
-        return torch.cat(
-            [index.distance(bank[i], bank[j]) for i, j in zip(a.split(1 << 13), b.split(1 << 13))]
-        ).median()
+        pairs = torch.triu_indices(len(bank), len(bank), 1, device=bank.device).split(1 << 13, 1)
+        return torch.cat([index.distance(bank[a], bank[b]) for a, b in pairs]).median()

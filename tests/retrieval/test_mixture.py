@@ -120,7 +120,7 @@ def test_what_is_refused(monkeypatch):
     with pytest.raises(RuntimeError, match="fit"):
         MixtureRetriever("smpl").live()
     monkeypatch.setattr(live, "MOST", 20)
-    with pytest.raises(ValueError, match="up to 20 recorded frames, not 30; set retrieval.most=512"):
+    with pytest.raises(ValueError, match="up to 20 recorded frames, not 30"):
         fitted().live()
     lying = walk(9)
     lying[:, 0] = torch.tensor([0.9, 0.0, 0.9])
