@@ -87,7 +87,7 @@ def test_a_killed_film_goes_on_where_it_was(tmp_path, form):
         assert all((straight / p.name).read_bytes() == p.read_bytes() for p in interrupted.iterdir())
     else:
         for a, b in zip(_decoded(straight, "rgb24")[1], _decoded(interrupted, "rgb24")[1], strict=True):
-            assert np.abs(a.astype(int) - b).mean() < 1  # x264 does not code tiny pictures the same way twice
+            assert np.abs(a.astype(int) - b).mean() < 4  # x264 does not code tiny pictures the same way twice
 
 
 def test_parts_of_another_film_are_thrown_away(tmp_path):

@@ -70,7 +70,8 @@ def test_one_gpu_a_job_the_next_free_one(name, gpus, tmp_path, monkeypatch):
     monkeypatch.setenv("R3AVATAR_LOCKS", str(tmp_path / "locks"))
     _run(LAUNCHERS[name](), _jobs(tmp_path, 5 if name == "joblib" else 3, gpu=True), tmp_path)
     seen = [json.loads(path.read_text()) for path in tmp_path.glob("study/*/seen.json")]
-    assert {s["gpu"] for s in seen} == set(gpus.split(","))
+    used = {s["gpu"] for s in seen}  # submitit's processes start slowly: one may end before the next begins
+    assert used == set(gpus.split(",")) if name == "joblib" else used <= set(gpus.split(","))
     for gpu in gpus.split(","):
         turns = sorted((s["begin"], s["end"]) for s in seen if s["gpu"] == gpu)
         assert all(end <= begin for (_, end), (begin, _) in pairwise(turns)), "two jobs on one GPU"
