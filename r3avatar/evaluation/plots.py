@@ -10,6 +10,7 @@ matplotlib.use("Agg")
 
 import numpy as np
 from matplotlib import pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from r3avatar.retrieval.parts import PARTS
 
@@ -66,6 +67,9 @@ def training_curves(path: Path, curves: dict[str, list[list[dict[str, float]]]],
                           lw=1, label=None if k else name)  # fmt: skip
     for axis, label in zip(axes, ("images seen", "seconds of training")):
         axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("novel-view PSNR (whole frame, black), dB")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8)
