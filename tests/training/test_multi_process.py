@@ -18,6 +18,7 @@ HERE = Path(__file__).parent
 LINEAR = [
     "optimizer.eps=1e-3", "optimizer.planes=0.01", "optimizer.decoder=1e-3", "optimizer.skinning=1e-4",
     "optimizer.pose_refinement=1e-4", "optimizer.positions=1e-4", "optimizer.sh_dc=0.01", "optimizer.sh_rest=1e-3",
+    "learning_rates.batch_rule=sqrt",
 ]  # fmt: skip
 COMMON = [
     "experiment=demo", "capture.scale=0.25", "batch.frames=2", "batch.views=2", "density.start=4", "density.every=8",
@@ -101,20 +102,20 @@ class Runs:
 def test_two_processes_equal_one_through_edits_and_resumes(workplace, tiny_capture):
     """Two ranks until image 20, one until 28, two until 44; edits at 8 and 16, at 24, at 32 and 40."""
     runs = Runs(workplace, [*COMMON, *tiny_capture, *LINEAR, *CPU])
-    runs(torchrun, ["name=parts", "budget.images=20", *TWO])
-    assert runs.train("parts")["devices"] == 2
+    runs(torchrun, ["name=replicas_parts", "budget.images=20", *TWO])
+    assert runs.train("replicas_parts")["devices"] == 2
     runs(
         alone,
-        ["name=whole", "budget.images=44"],
-        ["name=parts", "budget.images=28", "resume=true"],
+        ["name=replicas_whole", "budget.images=44"],
+        ["name=replicas_parts", "budget.images=28", "resume=true"],
     )
-    runs(srun, ["name=parts", "budget.images=44", "resume=true", *TWO])
-    whole, parts = runs.train("whole"), runs.train("parts")
+    runs(srun, ["name=replicas_parts", "budget.images=44", "resume=true", *TWO])
+    whole, parts = runs.train("replicas_whole"), runs.train("replicas_parts")
     assert whole["images"] == parts["images"] == 44
     counts = [whole["gaussians"], parts["gaussians"]]
     assert counts[0] == counts[1] > 12868 + 100, counts
     assert abs(whole["curve"][-1]["psnr"] - parts["curve"][-1]["psnr"]) < 1e-3
-    a, b = runs.state("whole"), runs.state("parts")
+    a, b = runs.state("replicas_whole"), runs.state("replicas_parts")
     gaps = {}
     for name, value in a["state_dict"].items():
         if value.is_floating_point():
