@@ -1,10 +1,9 @@
 """`r3avatar animate`: forms with alpha, the panel, going on after a kill, without the capture, and what it refuses."""
 
 import json
+import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import av
@@ -21,17 +20,12 @@ def alone(workplace, tiny_run):
     """A folder with the tiny run and no capture, and how to run the command there."""
     folder = workplace.folder / "alone"
     shutil.copytree(tiny_run, folder / "outputs" / "tiny")
+    return workplace.at(folder)
 
-    def run(*arguments, code=0):
-        done = subprocess.run(
-            [sys.executable, "-m", "r3avatar.cli", *arguments],
-            cwd=folder, env=workplace.environment, capture_output=True, text=True, timeout=300,
-        )  # fmt: skip
-        assert done.returncode == code, done.stdout + done.stderr
-        return done.stdout + done.stderr
 
-    run.folder, run.media = folder, folder / "outputs" / "tiny" / "media"
-    return run
+@pytest.fixture
+def media(alone):
+    return alone.folder / "outputs" / "tiny" / "media"
 
 
 def _pictures(path, layout="rgb24"):
@@ -39,12 +33,12 @@ def _pictures(path, layout="rgb24"):
         return [frame.to_ndarray(format=layout) for frame in container.decode(video=0)]
 
 
-def test_without_the_capture(alone):
+def test_without_the_capture(alone, media):
     text = alone("animate", "run=outputs/tiny", *WALK)
     assert "animate_walk.mp4 (5 frames" in text and "frames/s" in text and "animating" in text
-    assert len(_pictures(alone.media / "animate_walk.mp4")) == 5
-    assert cv2.imread(str(alone.media / "animate_walk.png")).shape[1] == 5 * 64
-    assert not [p for p in alone.media.iterdir() if p.name.startswith(".")]
+    assert len(_pictures(media / "animate_walk.mp4")) == 5
+    assert cv2.imread(str(media / "animate_walk.png")).shape[1] == 5 * 64
+    assert not [p for p in media.iterdir() if p.name.startswith(".")]
     alone("animate", "run=outputs/tiny", "camera=4")  # a split of the capture, from a camera of the capture
     alone("render", "run=outputs/tiny", "camera=fixed")
 
@@ -80,20 +74,17 @@ def test_the_panel_stands_beside_the_picture(alone):
     assert (picture[:, 64:, 3] == 255).all() and (picture[:, :64, 3] == 0).any()
 
 
-def test_a_killed_animation_goes_on(alone, workplace):
+def test_a_killed_animation_goes_on(alone):
     command = ["animate", "run=outputs/tiny", "motion=builtin:jump", "end=1.4", "format=png", "output=k/s"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "r3avatar.cli", *command], cwd=alone.folder, env=workplace.environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    pid = alone.start(*command)
     parts = alone.folder / "k" / ".s.parts"
     try:
         deadline = time.monotonic() + 120
         while len(list(parts.glob("0*.png"))) < 4 and time.monotonic() < deadline:
             time.sleep(0.02)
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        os.kill(pid, signal.SIGKILL)
+        alone.end(code=-signal.SIGKILL)
     kept = len(list(parts.glob("0*.png")))
     assert 4 <= kept < 22 and not (alone.folder / "k" / "s").exists()
     before = {p.name: p.stat().st_mtime_ns for p in parts.glob("0*.png")}

@@ -1,10 +1,8 @@
 """Synthesize, train, evaluate, render, animate: the whole path on a tiny capture, through the command line."""
 
 import json
+import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import av
@@ -97,24 +95,13 @@ def test_minutes_bound_a_run(workplace, tiny_capture):
 
 
 def test_interrupting_keeps_what_was_learned(workplace, tiny_capture):
-    log = workplace.folder / "interrupted.log"
-    command = [sys.executable, "-m", "r3avatar.cli", "train", "experiment=demo", "name=interrupted", *tiny_capture,
-               "batch.views=2", "budget.images=100000", "media=false"]  # fmt: skip
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            command, cwd=workplace.folder, env=workplace.environment, stdout=output, stderr=output,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background shell ignores it
-        )  # fmt: skip
-        try:
-            for _ in range(600):
-                if "images/s" in log.read_text() or process.poll() is not None:
-                    break
-                time.sleep(0.1)
-            process.send_signal(signal.SIGINT)
-            process.wait(60)
-        finally:
-            process.kill()
-    assert "resume=true" in log.read_text()
+    pid = workplace.start("train", "experiment=demo", "name=interrupted", *tiny_capture, "batch.views=2",
+                          "budget.images=100000", "media=false")  # fmt: skip
+    for _ in range(600):
+        if "images/s" in workplace.said() or not workplace.running(0.1):
+            break
+    os.kill(pid, signal.SIGINT)
+    assert "resume=true" in workplace.end(code=130, timeout=60)
     state = torch.load(workplace.folder / "outputs/interrupted/checkpoints/last.ckpt", weights_only=True)
     assert state["progress"]["images"] >= 40
 

@@ -37,7 +37,7 @@ def test_r3avatar_commands(workplace, tiny_capture):
         verb, rest = command[1], command[2:]
         quick = ["batch.views=2", "gaussians=300", "seconds=0.1", "warm_up=1", "images=4", "recorded=[50]"]
         short = {"train": tiny, "bench": [*tiny_capture, *quick], "inspect": tiny_capture}
-        workplace(verb, *rest, *short.get(verb, ["camera=4"] if "camera=8" in rest else []))
+        workplace.afresh(verb, *rest, *short.get(verb, ["camera=4"] if "camera=8" in rest else []))
 
 
 def test_make_demo(workplace, tiny_capture):

@@ -2,8 +2,7 @@
 
 import json
 import os
-import subprocess
-import sys
+import signal
 import time
 from importlib import resources
 
@@ -63,17 +62,13 @@ def test_a_search_prunes_on_the_validation_curve_and_goes_on(workplace, tiny_cap
 @pytest.mark.slow
 def test_a_stopped_sweep_saves_its_run_and_goes_on(workplace, tiny_capture):
     command = ["train", "-m", "experiment=demo", "name=stopped", *tiny_capture, *FAST, "budget.images=60", "seed=5,6"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "r3avatar.cli", *command], cwd=workplace.folder, env=workplace.environment,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-    )  # fmt: skip
+    pid = workplace.start(*command)
     checkpoint = workplace.folder / "outputs" / "stopped" / "0" / "checkpoints" / "last.ckpt"
     end = time.monotonic() + 200
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
-        time.sleep(0.1)
-    process.terminate()
-    told = process.communicate(timeout=100)[0]
-    assert process.returncode == 75, told
+    while not checkpoint.exists() and workplace.running(0.1) and time.monotonic() < end:
+        pass
+    os.kill(pid, signal.SIGTERM)
+    told = workplace.end(code=75, timeout=100)
     assert "outputs/stopped/0 stopped: stopped by SIGTERM" in told and not (checkpoint.parents[2] / "1").exists()
 
 

@@ -11,6 +11,7 @@ A request: overrides of `r3avatar train`, the folder to run in, a file for the o
 Answers: {"pid": ...} at the start, {"code": ...} at the end, -n for signal n.
 """
 
+import gc
 import json
 import os
 import resource
@@ -142,6 +143,9 @@ def child(request, config):
 
 
 def main():
+    # A shell that runs the tests in the background lets its processes ignore Ctrl-C, and they their own.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    gc.freeze()  # a collection would touch, and so copy, every object that the forked process finds
     configs = {}
     for line in sys.stdin:
         request = json.loads(line)
