@@ -213,6 +213,7 @@ class CheckpointCallback(pl.Callback):
         module.check_finite()  # what cannot be gone on from is not saved
         module.count_time()
         part = self.folder / "last.ckpt.part"
+        # Of what is saved, not of how it is read: the optimizers and callbacks too. Lightning warns when it is unset.
         trainer.save_checkpoint(part, weights_only=False)
         if trainer.is_global_zero:
             publish(part, self.folder / "last.ckpt", self.folder / "best.ckpt" if improved else None)
