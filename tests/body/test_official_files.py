@@ -1,12 +1,9 @@
 """Files in exactly the layout in which SMPL and SMPL-X are handed out: keys, types, classes, names, pickle protocol."""
 
-import pickle
 import pickletools
-import struct
 import sys
 import types
 from importlib import resources
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -21,25 +18,15 @@ from r3avatar.captures import read_hand_mean, read_hand_pca
 from r3avatar.cli import main as cli
 from r3avatar.types import BodyPose
 
+from .python2_pickler import Python2Pickler
+
 V = 40
-
-
-class _Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2 wrote its strings."""
-
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
-
-    def save_bytes(self, value):
-        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
-        self.memoize(value)
-
-    dispatch[bytes] = save_bytes
 
 
 def _dump(content, path):
     """As Python 2 with the numpy and scipy of its time: protocol 2, module names without underscores."""
     with open(path, "wb") as file:
-        _Python2Pickler(file, protocol=2).dump(content)
+        Python2Pickler(file, protocol=2).dump(content)
     data = path.read_bytes()
     for name, old in ((b"numpy._core.", b"numpy.core."), (b"scipy.sparse._csc\n", b"scipy.sparse.csc\n")):
         data = data.replace(b"c" + name, b"c" + old)

@@ -1,10 +1,8 @@
 """The restricted pickle reader: it reads what SMPL files hold, and nothing that runs."""
 
 import pickle
-import struct
 import sys
 import types
-from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -16,17 +14,7 @@ from r3avatar.body.convert import convert_body
 from r3avatar.body.convert import main as convert_main
 from r3avatar.body.pickles import load_pickle
 
-
-class _Python2Pickler(pickle._Pickler):
-    """Writes bytes as Python 2 wrote its strings."""
-
-    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
-
-    def save_bytes(self, value):
-        self.write(pickle.BINSTRING + struct.pack("<i", len(value)) + value)
-        self.memoize(value)
-
-    dispatch[bytes] = save_bytes
+from .python2_pickler import Python2Pickler
 
 
 @pytest.fixture
@@ -106,7 +94,7 @@ def test_smpl_pickle_with_chumpy_arrays(tmp_path, body_arrays, chumpy, protocol)
         "bs_type": "lrotmin",
     }
     path = tmp_path / "SMPL_NEUTRAL.pkl"
-    pickler = _Python2Pickler if protocol == 2 else pickle._Pickler
+    pickler = Python2Pickler if protocol == 2 else pickle._Pickler
     chumpy.dump(content, path, protocol=protocol, pickler=pickler)
     body = load_body("smpl", str(tmp_path))
     for name in ("v_template", "shapedirs", "posedirs", "weights"):
