@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import torch
 
+from r3avatar.captures.capture import Capture
 from r3avatar.types import BodyPose, Cameras
 
 from .conftest import camera
@@ -73,3 +76,23 @@ def assert_cameras(plain: PlainCapture, cameras: list[Cameras], scale: float) ->
         assert (read.width, read.height) == (written["width"] * scale, written["height"] * scale)
         np.testing.assert_allclose(read.K.numpy(), K, rtol=1e-6)
         np.testing.assert_allclose(read.w2c.numpy(), written["w2c"], atol=1e-6)
+
+
+def assert_images(plain: PlainCapture, capture: Capture) -> None:
+    """A reader's images and masks are those that were written, to the last value."""
+    for c, (images, masks) in enumerate(zip(plain.images, plain.masks)):
+        for f, (image, person) in enumerate(zip(images, masks)):
+            rgb, mask = capture.read(c, f)
+            assert rgb.dtype == mask.dtype == np.uint8
+            np.testing.assert_array_equal(rgb, image)
+            np.testing.assert_array_equal(mask, person)
+
+
+def assert_read_by_threads(plain: PlainCapture, capture: Capture) -> None:
+    """A pickled reader is the same one, and several threads may read from it at once."""
+    copy = pickle.loads(pickle.dumps(capture))
+    assert copy.fingerprint() == capture.fingerprint() and copy.splits == capture.splits
+    pairs = [(c, f) for c in range(len(plain.images)) for f in range(len(plain.images[0]))] * 3
+    with ThreadPoolExecutor(8) as pool:
+        for (c, f), (rgb, _) in zip(pairs, pool.map(lambda pair: copy.read(*pair), pairs)):
+            np.testing.assert_array_equal(rgb, plain.images[c][f])

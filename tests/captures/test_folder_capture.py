@@ -21,6 +21,7 @@ from r3avatar.captures.prepared_frame import PERSON
 
 from .layouts_smplx import write_plain_folder
 from .plain_capture import plain_capture
+from .refusals import EMPTY_MASK, SMALL, assert_refused_when_read
 from .spoiling import Evil, cut, edit_json, put, remove, write
 
 SUBJECT = "ann é.v2"
@@ -321,29 +322,22 @@ def test_holes_are_refused_by_name_at_opening(folder, hole, monkeypatch, tmp_pat
     assert not (tmp_path / "ran").exists()
 
 
+IMAGE, MASK = "images/0/000001.png", "masks/0/000001.png"
 DAMAGES = {
-    "cut image": ("images/0/000001.png", None, "a PNG of .* bytes that is cut off"),
-    "cut mask": ("masks/0/000001.png", None, "not a decodable|a PNG of .* bytes that is cut off"),
-    "noise": ("images/0/000001.png", np.arange(99, dtype=np.uint8), "not a decodable image"),
-    "small": ("images/0/000001.png", cv2.imencode(".png", np.ones((8, 9), np.uint8))[1], "of 96x80.* found 9x8"),
-    "empty mask": (
-        "masks/0/000001.png",
-        cv2.imencode(".png", np.zeros((80, 96), np.uint8))[1],
-        "found no nonzero pixel",
-    ),
+    "cut image": (cut(IMAGE), IMAGE, "a PNG of .* bytes that is cut off"),
+    "cut mask": (cut(MASK), MASK, "not a decodable|a PNG of .* bytes that is cut off"),
+    "noise": (write(IMAGE, bytes(range(99))), IMAGE, "not a decodable image"),
+    "small": (write(IMAGE, SMALL), IMAGE, "of 96x80.* found 9x8"),
+    "empty mask": (write(MASK, EMPTY_MASK), MASK, "found no nonzero pixel"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_images_are_refused_by_name_when_read(folder, damage):
-    name, content, message = DAMAGES[damage]
-    path = folder / name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content.tobytes())
+    spoil, name, message = DAMAGES[damage]
+    spoil(folder)
     capture = _open(folder)
-    capture.read(0, 0)
-    with pytest.raises(CaptureError, match=message) as error:
-        capture.read(0, 1)
-    assert str(path) in str(error.value)
-    path.unlink()
+    assert_refused_when_read(capture, 0, folder / name, message)
+    (folder / name).unlink()
     with pytest.raises(CaptureError, match="expected an image, found none"):
         capture.read(0, 1)

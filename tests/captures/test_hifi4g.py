@@ -1,9 +1,7 @@
 """The HiFi4G reader: what comes out, and what is refused."""
 
 import json
-import pickle
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -14,16 +12,16 @@ from r3avatar.captures import CaptureError, HiFi4G, Split, prepare
 from r3avatar.captures.white_background import mask_from_white_background
 
 from .layouts_smpl import write_hifi4g, write_json
-from .plain_capture import assert_cameras, plain_capture
+from .plain_capture import assert_cameras, assert_images, assert_read_by_threads, plain_capture
+from .refusals import SMALL, assert_refused_when_read
+from .small_captures import ARGUMENTS, SPLITS
 
 PLAIN = plain_capture("smpl")
-SPLITS = {"train": Split(["0", "2"], [0, 1, 2]), "novel_view": Split(["1"], [0, 2]), "novel_pose": Split(["1"], [3])}
 SUBJECT = "4K Actor1.Größe"  # spaces, dots, letters beyond ASCII
 
 
 def _open(root, subject=SUBJECT, **changes):
-    settings = {"splits": SPLITS, "recorded": (0, 3), "scale": 1.0, "mask_from_white": 0.02}
-    return HiFi4G(root, subject, **{**settings, **changes})
+    return HiFi4G(root, subject, **{**ARGUMENTS, "mask_from_white": 0.02, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -60,13 +58,7 @@ def test_cameras_and_poses(shared):
 
 
 def test_images_and_masks_are_exact(shared):
-    capture = _open(shared)
-    for c in range(3):
-        for f in range(4):
-            rgb, mask = capture.read(c, f)
-            assert rgb.dtype == mask.dtype == np.uint8
-            np.testing.assert_array_equal(rgb, PLAIN.images[c][f])
-            np.testing.assert_array_equal(mask, PLAIN.masks[c][f])
+    assert_images(PLAIN, _open(shared))
 
 
 def test_without_masks_all_of_the_image_is_the_person(shared):
@@ -117,13 +109,7 @@ def test_fingerprint(spoilt):
 
 
 def test_pickles_and_threads(shared):
-    capture = _open(shared)
-    copy = pickle.loads(pickle.dumps(capture))
-    assert copy.fingerprint() == capture.fingerprint() and copy.splits == capture.splits
-    pairs = [(c, f) for c in range(3) for f in range(4)] * 3
-    with ThreadPoolExecutor(8) as pool:
-        for (c, f), (rgb, _) in zip(pairs, pool.map(lambda pair: copy.read(*pair), pairs)):
-            np.testing.assert_array_equal(rgb, PLAIN.images[c][f])
+    assert_read_by_threads(PLAIN, _open(shared))
 
 
 class _Block:
@@ -224,7 +210,7 @@ def _cut(path):
 DAMAGES = {
     "cut": (_cut, "a PNG of .* bytes that is cut off"),
     "noise": (lambda path: path.write_bytes(b"noise"), "not a decodable image"),
-    "small": (lambda path: path.write_bytes(cv2.imencode(".png", np.ones((8, 9)))[1].tobytes()), "an image of 96x80"),
+    "small": (lambda path: path.write_bytes(SMALL), "an image of 96x80"),
     "white": (lambda path: cv2.imwrite(str(path), np.full((80, 96, 3), 255)), "expected a mask of the person"),
 }
 
@@ -234,11 +220,7 @@ def test_damaged_images_are_refused_by_name_when_read(spoilt, damage):
     spoil, message = DAMAGES[damage]
     path = spoilt / SUBJECT / "images/2/000001.png"
     spoil(path)
-    capture = _open(spoilt)
-    capture.read(2, 0)
-    with pytest.raises(CaptureError, match=message) as error:
-        capture.read(2, 1)
-    assert str(error.value).startswith(f"{path}: ")
+    assert_refused_when_read(_open(spoilt), 2, path, message)
 
 
 def test_wrong_settings_are_refused(shared):

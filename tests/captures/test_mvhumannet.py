@@ -18,6 +18,7 @@ from r3avatar.captures.prepared_frame import PERSON
 
 from .layouts_smplx import NAMES, SPLITS, six_components, write_mvhumannet
 from .plain_capture import plain_capture
+from .refusals import EMPTY_MASK, SMALL, assert_refused_when_read
 from .spoiling import Evil, cut, edit_json, put, remove, write
 
 CAMERA = NAMES[0]
@@ -249,33 +250,21 @@ def test_a_hostile_pickle_runs_nothing(copy, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+IMAGE, MASK = f"images_lr/{CAMERA}/0010_img.jpg", f"fmask_lr/{CAMERA}/0010_img_fmask.png"
 DAMAGES = {
-    "cut image": (f"images_lr/{CAMERA}/0010_img.jpg", None, "a JPEG of .* bytes that is cut off"),
-    "cut mask": (f"fmask_lr/{CAMERA}/0010_img_fmask.png", None, "a PNG of .* bytes that is cut off"),
-    "no bytes": (f"images_lr/{CAMERA}/0010_img.jpg", np.zeros(0, np.uint8), "0 bytes"),
-    "small mask": (
-        f"fmask_lr/{CAMERA}/0010_img_fmask.png",
-        cv2.imencode(".png", np.ones((8, 9), np.uint8))[1],
-        "an image of 96x80, the camera's size, found 9x8",
-    ),
-    "empty mask": (
-        f"fmask_lr/{CAMERA}/0010_img_fmask.png",
-        cv2.imencode(".png", np.zeros((80, 96), np.uint8))[1],
-        "frame 1: expected a mask of the person, found no nonzero pixel",
-    ),
+    "cut image": (cut(IMAGE), IMAGE, "a JPEG of .* bytes that is cut off"),
+    "cut mask": (cut(MASK), MASK, "a PNG of .* bytes that is cut off"),
+    "no bytes": (write(IMAGE, b""), IMAGE, "0 bytes"),
+    "small mask": (write(MASK, SMALL), MASK, "an image of 96x80, the camera's size, found 9x8"),
+    "empty mask": (write(MASK, EMPTY_MASK), MASK, "frame 1: expected a mask of the person, found no nonzero pixel"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_images_are_refused_by_name_when_read(copy, damage):
-    name, content, message = DAMAGES[damage]
-    path = copy / name
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2] if content is None else content.tobytes())
-    capture = _open(copy.parent)
-    capture.read(0, 0)
-    with pytest.raises(CaptureError, match=message) as error:
-        capture.read(0, 1)
-    assert str(path) in str(error.value)
+    spoil, name, message = DAMAGES[damage]
+    spoil(copy)
+    assert_refused_when_read(_open(copy.parent), 0, copy / name, message)
 
 
 def test_wrong_settings_are_refused(written):

@@ -1,8 +1,6 @@
 """The ZJU-MoCap reader: what comes out, and what is refused."""
 
-import pickle
 import re
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -12,15 +10,16 @@ import torch
 from r3avatar.captures import CaptureError, Split, ZjuMocap
 
 from .layouts_smpl import fit, write_dict, write_zju_mocap
-from .plain_capture import assert_cameras, plain_capture
+from .plain_capture import assert_cameras, assert_images, assert_read_by_threads, plain_capture
+from .refusals import SMALL, assert_refused_when_read
+from .small_captures import ARGUMENTS, SPLITS
 
 PLAIN = plain_capture("smpl")
-SPLITS = {"train": Split(["0", "2"], [0, 1, 2]), "novel_view": Split(["1"], [0, 2]), "novel_pose": Split(["1"], [3])}
 SUBJECT = "377 v1.2 Zoë"  # spaces, dots, letters beyond ASCII
 
 
 def _open(root, subject=SUBJECT, **changes):
-    return ZjuMocap(root, subject, **{"splits": SPLITS, "recorded": (0, 3), "scale": 1.0, **changes})
+    return ZjuMocap(root, subject, **{**ARGUMENTS, **changes})
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +50,7 @@ def test_cameras(shared):
 
 
 def test_images_and_masks_are_exact(shared):
-    capture = _open(shared)
-    for c in range(3):
-        for f in range(4):
-            rgb, mask = capture.read(c, f)
-            assert rgb.dtype == mask.dtype == np.uint8
-            np.testing.assert_array_equal(rgb, PLAIN.images[c][f])
-            np.testing.assert_array_equal(mask, PLAIN.masks[c][f])
+    assert_images(PLAIN, _open(shared))
 
 
 def test_jpegs(spoilt):
@@ -131,13 +124,7 @@ def test_fingerprint(shared, spoilt):
 
 
 def test_pickles_and_threads(shared):
-    capture = _open(shared)
-    copy = pickle.loads(pickle.dumps(capture))
-    assert copy.fingerprint() == capture.fingerprint() and copy.splits == capture.splits
-    pairs = [(c, f) for c in range(3) for f in range(4)] * 3
-    with ThreadPoolExecutor(8) as pool:
-        for (c, f), (rgb, _) in zip(pairs, pool.map(lambda pair: copy.read(*pair), pairs)):
-            np.testing.assert_array_equal(rgb, PLAIN.images[c][f])
+    assert_read_by_threads(PLAIN, _open(shared))
 
 
 class _Attack:
@@ -240,7 +227,6 @@ def test_holes_are_refused_by_name_at_opening(spoilt, hole):
     assert str(error.value).startswith(f"{spoilt / SUBJECT / name}: ") and "Fix: " in str(error.value)
 
 
-SMALL = cv2.imencode(".png", np.ones((8, 9), np.uint8))[1].tobytes()
 DAMAGES = {
     "cut JPEG": (_cut("images/02/000001.jpg"), "images/02/000001.jpg", "cut off"),
     "cut PNG": (_cut("mask/02/000001.png"), "mask/02/000001.png", "cut off"),
@@ -253,11 +239,7 @@ DAMAGES = {
 def test_damaged_images_are_refused_by_name_when_read(spoilt, damage):
     spoil, name, message = DAMAGES[damage]
     spoil(spoilt / SUBJECT)
-    capture = _open(spoilt)
-    capture.read(2, 0)
-    with pytest.raises(CaptureError, match=message) as error:
-        capture.read(2, 1)
-    assert str(error.value).startswith(f"{spoilt / SUBJECT / name}: ")
+    assert_refused_when_read(_open(spoilt), 2, spoilt / SUBJECT / name, message)
 
 
 def test_wrong_settings_are_refused(shared):
