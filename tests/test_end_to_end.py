@@ -171,6 +171,17 @@ def test_straight_from_the_smc_and_preprocess(workplace, tiny_capture):
     assert "prepared frames" in workplace("preprocess", *tiny_capture)
 
 
+def test_verbs_without_a_run_folder_leave_no_log_where_they_are_started(workplace, tmp_path):
+    place = workplace.at(tmp_path)
+    small = {"cameras": 1, "recorded_frames": 5, "later_frames": 1, "transition_frames": 1, "width": 64, "height": 64}
+    place("synthesize", "synthesis=tiny", *(f"synthesis.{key}={value}" for key, value in small.items()))
+    place("preprocess", "capture.subject=nobody", code=2)
+    place("bench", "capture.subject=nobody", code=2)
+    place("inspect", "capture.subject=nobody", code=2)
+    place("compare", "run=outputs/nothing", code=2)
+    assert not list(tmp_path.rglob("*.log"))
+
+
 def test_wandb_offline(workplace, tiny_capture):
     workplace("train", "experiment=demo", "name=board", *tiny_capture, "debug=fast", "batch.views=2", "logger=wandb",
               "evaluate=false", "media=false")  # fmt: skip
