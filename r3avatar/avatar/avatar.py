@@ -133,7 +133,10 @@ class Avatar(nn.Module):
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
         frame = self.skinning.pose(pose, corrections)
         logits = self._logits(constants)
-        means, covariances = self.skinning.deform(canonical, frame, logits, attributes.scale, attributes.rotation)
+        vertex = self.skinning.vertex(self.gaussians.positions, canonical)
+        means, covariances = self.skinning.deform(
+            canonical, frame, logits, attributes.scale, attributes.rotation, vertex
+        )
         sh = self.gaussians.sh if constants is None else constants.sh
         sh = sh.expand(len(pose), -1, -1, -1)
         return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
@@ -144,7 +147,7 @@ class Avatar(nn.Module):
     def _part_weights(self, offset: Tensor, logits: Tensor | None) -> Tensor:
         """Every part's share of every Gaussian, [F, N, P], by skinning weights where offsets [F, P, N, 3] put it."""
         offset = offset[:, -1] if self.blend_weights_published else offset.mean(1)
-        vertex = self.skinning.nearest(self.gaussians.positions + offset)
+        vertex = self.skinning.vertex(self.gaussians.positions, self.gaussians.positions + offset)
         return part_weights(self.skinning.weights(vertex, logits), self.kind)
 
     def _blend_on_gpu(
@@ -156,4 +159,5 @@ class Avatar(nn.Module):
         points = weight_query_points(positions, fields[0], current, previous, share, self.blend_weights_published)
         weights = skinning.body.weights if logits is None else skinning.log_weights
         parts = part_of_joint(self.kind, positions.device)
-        return blend_parts(fields, current, previous, share, skinning.nearest(points), weights, logits, parts, align)
+        vertex = skinning.vertex(positions, points)
+        return blend_parts(fields, current, previous, share, vertex, weights, logits, parts, align)

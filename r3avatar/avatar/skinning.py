@@ -25,6 +25,9 @@ def positional_encoding(points: Tensor, frequencies: int = 10) -> Tensor:
     return torch.cat([points, waves.flatten(-3)], -1)
 
 
+FOLLOW = ("moved", "canonical")
+
+
 class WeightOffsets(nn.Module):
     """Logits added to the skinning weights' logarithms: MLP 63-128-128-128-(63+128)128-J of the canonical position.
 
@@ -32,10 +35,28 @@ class WeightOffsets(nn.Module):
     """
 
     def __init__(
-        self, joints: int, width: int = 128, frequencies: int = 10, backend: str = "auto", matmul: str = "tf32"
+        self,
+        joints: int,
+        width: int = 128,
+        frequencies: int = 10,
+        floor: float = 1e-9,
+        follow: str = "moved",
+        backend: str = "auto",
+        matmul: str = "tf32",
     ):
-        """backend, matmul: as for `AttributeDecoder`."""
+        """
+        floor: added to the body's weights before their logarithm; the larger, the easier a Gaussian takes to joints
+            that the nearest vertex does not hang on. Published: 1e-9.
+        follow: where the nearest vertex is looked for, which lends weights and shape offsets: 'moved' (where the offset
+            puts the Gaussian at that time, as published) or 'canonical' (where it stands, the same at all times).
+        backend, matmul: as for `AttributeDecoder`.
+        """
         super().__init__()
+        if not floor > 0:
+            raise ValueError(f"floor = {floor} of the skinning weights must be positive")
+        if follow not in FOLLOW:
+            raise ValueError(f"follow '{follow}' is none of {', '.join(FOLLOW)}")
+        self.floor, self.follow = floor, follow
         self.frequencies, self.backend, self.matmul = frequencies, backend, check_matmul(matmul)
         inputs = 3 + 6 * frequencies
         self.hidden1, self.hidden2 = nn.Linear(inputs, width), nn.Linear(width, width)
@@ -99,8 +120,16 @@ class Skinning(nn.Module):
         self.register_buffer("big_transforms", transforms, persistent=False)  # [J, 4, 4] rest to big pose
         self.register_buffer("big_offsets", offsets, persistent=False)  # [V, 3] pose offsets in the big pose
         self.register_buffer("big_vertices", vertices, persistent=False)  # [V, 3]
-        self.register_buffer("log_weights", (body.weights + 1e-9).log(), persistent=False)  # [V, J]
+        floor = 1e-9 if weight_offsets is None else weight_offsets.floor
+        self.follow = "moved" if weight_offsets is None else weight_offsets.follow
+        self.register_buffer("log_weights", (body.weights + floor).log(), persistent=False)  # [V, J]
         self.nearest = NearestVertex(vertices)
+
+    def vertex(self, points: Tensor, moved: Tensor) -> Tensor:
+        """The body vertex [F, N] that Gaussians at `points` [N, 3], moved to [F, N, 3], follow; see `follow`."""
+        if self.follow == "canonical":
+            return self.nearest(points).expand(moved.shape[:-1]).contiguous()
+        return self.nearest(moved)
 
     def pose(self, pose: BodyPose, corrections: Tensor | None = None) -> PosedFrame:
         """The F frames of `pose`, with refinement matrices `corrections` [F, J-1, 3, 3] on the right of each joint."""
@@ -126,13 +155,15 @@ class Skinning(nn.Module):
             return self.body.weights[vertex]
         return torch.softmax(self.log_weights[vertex] + logits, -1)
 
-    def forward(self, points: Tensor, frame: PosedFrame, logits: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, points: Tensor, frame: PosedFrame, logits: Tensor | None, vertex: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Points [F, N, 3] of the big pose to the world [F, N, 3] and their linear maps [F, N, 3, 3].
 
         points: canonical positions plus the decoder's offsets, metres.
-        logits: [N, J] from `logits`.
+        logits: [N, J] from `logits`; vertex: [F, N] from `vertex`, None = the nearest of `points`.
         """
-        vertex = self.nearest(points)  # [F, N]
+        vertex = self.nearest(points) if vertex is None else vertex
         weights = self.weights(vertex, logits)
         to_big = (weights @ self.big_transforms[:, :3].flatten(1)).unflatten(-1, (3, 4))  # [F, N, 3, 4]
         to_posed = (weights @ frame.transforms[:, :, :3].flatten(2)).unflatten(-1, (3, 4))
@@ -146,20 +177,27 @@ class Skinning(nn.Module):
         return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
 
     def deform(
-        self, points: Tensor, frame: PosedFrame, logits: Tensor | None, scale: Tensor, rotation: Tensor
+        self,
+        points: Tensor,
+        frame: PosedFrame,
+        logits: Tensor | None,
+        scale: Tensor,
+        rotation: Tensor,
+        vertex: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Gaussians of the big pose to the world: means [F, N, 3] and covariances [F, N, 6] (xx, xy, xz, yy, yz, zz).
 
-        points: [F, N, 3], as for `forward`; logits: [N, J] from `logits`.
+        points, logits, vertex: as for `forward`.
         scale: [F, N, 3] standard deviations, metres; rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
         """
         if use_triton(self.backend, points.device):
             from r3avatar.avatar.triton_skinning import skin
 
             weights = self.body.weights if logits is None else self.log_weights
+            vertex = self.nearest(points) if vertex is None else vertex
             return skin(
-                points, self.nearest(points), logits, weights, self.big_transforms,
+                points, vertex, logits, weights, self.big_transforms,
                 frame.transforms, frame.vertex_offsets, frame.R, frame.Th, scale, rotation,
             )  # fmt: skip
-        means, linear = self(points, frame, logits)
+        means, linear = self(points, frame, logits, vertex)
         return means, covariance_from_scale_rotation(scale, rotation, linear)

@@ -36,6 +36,7 @@ class AvatarLoss(nn.Module):
         mask: float = 0.1,
         ssim: float = 0.01,
         perceptual: float = 0.01,
+        offset_change: float = 0.0,
         perceptual_weights: str | None = None,
         perceptual_rescale: bool = False,
         white_background: bool = False,
@@ -45,6 +46,8 @@ class AvatarLoss(nn.Module):
         """
         Args:
             l1, mask, ssim, perceptual: weights of the terms; a term of weight 0 is not computed.
+            offset_change: weight of how far the decoder moves Gaussians between a step's frames, metres (see
+                `offset_change`); published: none. A step of one frame has none.
             perceptual_weights: path of VGG-16's weights (see `Perceptual`).
             perceptual_rescale: feed LPIPS [-1, 1], for which it is made; the published code feeds [0, 1].
             white_background: the truth is put on white; the render must be over white as well.
@@ -58,6 +61,9 @@ class AvatarLoss(nn.Module):
         negative = [name for name, weight in self.weights.items() if weight < 0]
         if negative:
             raise ValueError(f"loss weights must not be negative: {', '.join(negative)}")
+        if offset_change < 0:
+            raise ValueError("loss weights must not be negative: offset_change")
+        self.offset_change = offset_change
         self.perceptual_rescale = perceptual_rescale
         self.white_background = white_background
         self.alpha_over_background_published = alpha_over_background_published
@@ -72,10 +78,10 @@ class AvatarLoss(nn.Module):
             network._apply(fn)
         return super()._apply(fn, recurse)
 
-    def forward(self, render: RenderOutput, batch: Batch) -> dict[str, Tensor]:
+    def forward(self, render: RenderOutput, batch: Batch, offset: Tensor | None = None) -> dict[str, Tensor]:
         """Scalar tensors: each term unweighted under its name (`l1`, `mask`, `ssim`, `perceptual`), and `total`.
 
-        `render` and `batch` share F, V, H, W; nothing here waits for the GPU.
+        `render` and `batch` share F, V, H, W; offset [F, N, 3]: the decoder's. Nothing here waits for the GPU.
         """
         if render.rgb.shape != batch.rgb.shape:
             shapes = f"{tuple(render.rgb.shape)} and {tuple(batch.rgb.shape)}"
@@ -93,6 +99,9 @@ class AvatarLoss(nn.Module):
             pair = image * inside, self._on_background(truth, mask, image) * inside
             terms["perceptual"] = network(*pair, self.perceptual_rescale, inside[..., 0]).mean()
             total = total + self.weights["perceptual"] * terms["perceptual"]
+        if self.offset_change > 0 and offset is not None and len(offset) > 1:
+            terms["offset_change"] = offset_change(offset)
+            total = total + self.offset_change * terms["offset_change"]
         return {**terms, "total": total}
 
     def _triton_terms(
@@ -133,6 +142,14 @@ class AvatarLoss(nn.Module):
         """The truth in [0, 1] and the render's type, on white where that is asked for."""
         truth = truth.to(image) / 255
         return truth + (mask & PERSON).eq(0).to(image)[..., None] if self.white_background else truth
+
+
+def offset_change(offset: Tensor) -> Tensor:
+    """How far the decoder moves a Gaussian from its mean place over the F frames of [F, N, 3], metres, on average.
+
+    What skinning can explain then is left to skinning, and holds in poses that were never recorded.
+    """
+    return ((offset - offset.mean(0)).square().sum(-1) + 1e-8).sqrt().mean()
 
 
 def rectangle_mask(rect: Tensor, height: int, width: int) -> Tensor:

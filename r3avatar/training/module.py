@@ -188,7 +188,7 @@ class AvatarModule(pl.LightningModule):
         with record_function("step: rasterize"):
             render = self.rasterizer(gaussians, batch.cameras)
         with record_function("step: loss"):
-            terms = self.loss(render, batch)
+            terms = self.loss(render, batch, attributes.offset)
         with record_function("step: backward"):
             terms["total"].backward()
         return terms, render, attributes

@@ -11,6 +11,8 @@ from r3avatar.types import BodyPose
 
 
 class Fixed(nn.Module):
+    floor, follow = 1e-9, "moved"
+
     """Given logits, whatever the points."""
 
     def __init__(self, logits):
