@@ -43,6 +43,7 @@ class TemporalCodebook(nn.Module):
         if recorded_length <= 0:
             raise ValueError(f"recorded_length must be positive frames, not {recorded_length}")
         self.backend, self.channels, self.temporal = backend, channels, temporal
+        self.recorded_texels = time_resolution  # along time: the first ones of every time plane's height
         self.recorded_length = float(recorded_length)
         self.scales = len(spatial_resolutions)
         layout, offset = [], 0
@@ -68,6 +69,12 @@ class TemporalCodebook(nn.Module):
         """A view of one plane, [height, width, channels]."""
         offset, height, width = self.layout[scale, pair].tolist()
         return self.planes[offset : offset + height * width].view(height, width, self.channels)
+
+    def views(self, texels: Tensor) -> list[Tensor]:
+        """All planes, scale by scale in the order of PAIRS, as views [height, width, channels] of `planes` or of
+        something else of its shape (a gradient). Absent planes are empty."""
+        parts = texels.split([height * width for height, width in self._shapes])
+        return [part.view(*shape, self.channels) for part, shape in zip(parts, self._shapes)]
 
     def normalise_points(self, points: Tensor) -> Tensor:
         """Metres to [-1, 1] over the box; not clamped."""
