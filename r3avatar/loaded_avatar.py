@@ -179,7 +179,7 @@ class LoadedAvatar:
 
     def _attributes(self, retrieved: Retrieved | Mixture) -> Attributes:
         if isinstance(retrieved, Mixture):
-            return self._tables(retrieved.frames, self._constants)[1].mix(retrieved.weights.to(self.device))
+            return self._tables(retrieved, self._constants)[1].mix(retrieved.shares.to(self.device))
         times = (x.to(self.device) for x in self.model.distinct_times(retrieved))
         return self.model.blend_times(*times, self._constants, retrieved.align)
 

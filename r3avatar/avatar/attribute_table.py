@@ -11,6 +11,7 @@ from torch.nn.functional import normalize
 
 from r3avatar.avatar.decoder import Attributes
 from r3avatar.retrieval.blending import part_weights
+from r3avatar.retrieval.retrieved import Mixture, RetrievalError
 
 if TYPE_CHECKING:
     from r3avatar.avatar.avatar import Avatar, Constants
@@ -22,7 +23,7 @@ _FLOAT_BYTES = 1 << 29  # a larger table keeps its differences in half precision
 
 @dataclass
 class AttributeTable:
-    """What N Gaussians look like at D times.
+    """What N Gaussians look like at D times, one of which may be the general moment.
 
     Differences from one of the times are kept: they are small, so that 16 bits hold them about as well as 32 hold the
     attributes. Rotations are unit quaternions on that time's side of the sphere: q and -q are one rotation, whose mean
@@ -34,7 +35,7 @@ class AttributeTable:
     parts: Tensor  # [N, 5] how much each Gaussian belongs to each part (`part_weights` at its mean recorded place)
 
     def mix(self, weights: Tensor) -> Attributes:
-        """Attributes [F, N, ...] by weights [F, 5, D] of the times, for each part summing to 1."""
+        """Attributes [F, N, ...] by weights [F, 5, D] of the times (`Mixture.shares`), for each part summing to 1."""
         rows = weights.to(self.differences).flatten(0, 1) @ self.differences
         mixed = rows.view(*weights.shape[:2], *self.reference.shape)
         mean = self.reference + torch.einsum("fpnc,np->fnc", mixed.to(self.reference), self.parts)
@@ -42,9 +43,18 @@ class AttributeTable:
 
 
 @torch.no_grad()
-def tabulate(avatar: Avatar, frames: Tensor, constants: Constants | None = None) -> AttributeTable:
-    """The table of an avatar at times `frames` [D]; it decodes some times at once, on the avatar's device."""
-    positions = avatar.gaussians.positions
+def tabulate(avatar: Avatar, mixture: Mixture, constants: Constants | None = None) -> AttributeTable:
+    """The table of an avatar at all times of a mixture; it decodes some times at once, on the avatar's device.
+
+    Raises RetrievalError where the mixture counts on a general moment and the avatar has none.
+    """
+    positions, frames = avatar.gaussians.positions, mixture.frames
+    recorded = len(frames)
+    if mixture.general is not None:
+        general = avatar.codebook.general_time
+        if general is None:
+            raise RetrievalError("retrieval.general needs an avatar trained with codebook.general=true; set it to 0")
+        frames = torch.cat([frames, frames.new_tensor([general])])
     frames, N = frames.to(positions), len(positions)
     D = len(frames)
     reference = _rows(avatar, frames[D // 2 : D // 2 + 1])[0]
@@ -56,11 +66,11 @@ def tabulate(avatar: Avatar, frames: Tensor, constants: Constants | None = None)
         rows = _rows(avatar, some)
         turned = (rows[..., -4:] * reference[:, -4:]).sum(-1, keepdim=True) < 0
         rows[..., -4:] = torch.where(turned, -rows[..., -4:], rows[..., -4:])
-        offsets += rows[..., :3].sum(0)
+        offsets += rows[: max(0, recorded - done), :, :3].sum(0)
         differences[done : done + len(some)] = rows - reference
         done += len(some)
     logits = avatar.skinning.logits(positions) if constants is None else constants.logits
-    vertex = avatar.skinning.nearest((positions + offsets / D)[None])
+    vertex = avatar.skinning.vertex(positions, (positions + offsets / recorded)[None])
     parts = part_weights(avatar.skinning.weights(vertex, logits), avatar.kind)[0]
     return AttributeTable(reference, differences.view(D, -1), parts)
 
@@ -76,12 +86,14 @@ class KeptTables:
 
     def __init__(self, avatar: Avatar):
         self.avatar = avatar
-        self._kept: list[tuple[Tensor, AttributeTable]] = []
+        self._kept: list[tuple[Tensor, bool, AttributeTable]] = []
 
-    def __call__(self, frames: Tensor, constants: Constants | None = None) -> tuple[int, AttributeTable]:
-        """The number and the table of times `frames` [D]."""
-        for number, (known, table) in enumerate(self._kept):
-            if known is frames or (known.shape == frames.shape and torch.equal(known, frames.to(known))):
+    def __call__(self, mixture: Mixture, constants: Constants | None = None) -> tuple[int, AttributeTable]:
+        """The number and the table of a mixture's times."""
+        frames, general = mixture.frames, mixture.general is not None
+        for number, (known, also, table) in enumerate(self._kept):
+            same = known is frames or (known.shape == frames.shape and torch.equal(known, frames.to(known)))
+            if same and also == general:
                 return number, table
-        self._kept.append((frames, tabulate(self.avatar, frames, constants)))
-        return len(self._kept) - 1, self._kept[-1][1]
+        self._kept.append((frames, general, tabulate(self.avatar, mixture, constants)))
+        return len(self._kept) - 1, self._kept[-1][-1]

@@ -78,7 +78,7 @@ class Avatar(nn.Module):
         """
         device = self.gaussians.positions.device
         if isinstance(retrieved, Mixture):
-            return tabulate(self, retrieved.frames).mix(retrieved.weights.to(device))
+            return tabulate(self, retrieved).mix(retrieved.shares.to(device))
         return self.blend_times(*(x.to(device) for x in self.distinct_times(retrieved)), align=retrieved.align)
 
     def distinct_times(self, retrieved: Retrieved) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -28,12 +28,15 @@ class TemporalCodebook(nn.Module):
         time_resolution: int = 50,
         channels: int = 32,
         temporal: bool = True,
+        general: bool = False,
         backend: str = "auto",
     ):
         """
         aabb: [2, 3] metres, minimum and maximum corner of the canonical space that the planes span.
         recorded_length: T, frames; time t maps to tau = 2 t / T - 1.
         temporal: False leaves out the three time planes (the ablation `codebook=none`): features no longer change.
+        general: one moment more, `general_time`, which is none of the recorded ones: trained with images of all of
+            them, it holds the appearance that fits them best together. Its texels lie beyond the recorded ones.
         backend: 'numba' (CPU kernels), 'triton' (GPU kernels), 'torch', or 'auto': numba on the CPU, triton on CUDA
             where it is installed, torch elsewhere.
         """
@@ -44,7 +47,15 @@ class TemporalCodebook(nn.Module):
             raise ValueError(f"recorded_length must be positive frames, not {recorded_length}")
         self.backend, self.channels, self.temporal = backend, channels, temporal
         self.recorded_texels = time_resolution  # along time: the first ones of every time plane's height
+        if general and (not temporal or time_resolution < 2):
+            raise ValueError("a general moment needs time planes (temporal=true, time_resolution of 2 or more)")
+        # Texels 0 to R - 1 of time are the recording's, however many follow; the one after them keeps both apart.
         self.recorded_length = float(recorded_length)
+        self._length = self.recorded_length
+        if general:
+            self._length *= (time_resolution + 1) / (time_resolution - 1)
+            time_resolution += 2
+        self.general_time = self._length if general else None  # frames
         self.scales = len(spatial_resolutions)
         layout, offset = [], 0
         for resolution in spatial_resolutions:
@@ -83,12 +94,12 @@ class TemporalCodebook(nn.Module):
 
     def normalise_times(self, times: Tensor) -> Tensor:
         """Frames since the first recorded one (fractions allowed) to tau in [-1, 1]."""
-        return 2 * times / self.recorded_length - 1
+        return 2 * times / self._length - 1
 
     def forward(self, points: Tensor, times: Tensor) -> Tensor:
         """Features [F, N, scales * channels] of canonical `points` [N, 3] (metres) at all of `times` [F] (frames)."""
         if self._uses_triton(points):
-            return self._sample_triton(points, times, self.aabb, self.recorded_length)  # normalises on the way
+            return self._sample_triton(points, times, self.aabb, self._length)  # normalises on the way
         return self.sample(self.normalise_points(points), self.normalise_times(times))
 
     def sample(self, points: Tensor, taus: Tensor) -> Tensor:

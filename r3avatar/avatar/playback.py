@@ -70,13 +70,13 @@ class Playback:
         return self._blended(*arguments, align=True)
 
     def _mixed(self, pose: BodyPose, mixture: Mixture, cameras: Cameras) -> RenderOutput:
-        number, table = self._tables(mixture.frames, self._known())
+        number, table = self._tables(mixture, self._known())
 
         def mixed(pose: BodyPose, weights: Tensor, cameras: Cameras) -> RenderOutput:
             gaussians = self.avatar.reconstruct(table.mix(weights), pose, self._constants)
             return self.rasterizer(gaussians, cameras)
 
-        return self._render(mixed, (pose, mixture.weights, cameras), number)
+        return self._render(mixed, (pose, mixture.shares, cameras), number)
 
     def _known(self) -> Constants:
         if self._constants is None:

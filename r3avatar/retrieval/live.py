@@ -103,6 +103,7 @@ class LiveMixture(_Live):
             raise ValueError(f"live retrieval mixes up to {MOST} recorded frames, not {known}; set retrieval.most=512")
         super().__init__(retriever, EMBEDDED_JOINTS[retriever.kind], True, retriever.up, known)
         self._frames = retriever.times.cpu()
+        self._general_shares = retriever.general_shares
         self._bandwidths = retriever.bandwidths.double().cpu().numpy()[:, None]
 
     def push(self, theta: Tensor) -> Mixture:
@@ -114,7 +115,9 @@ class LiveMixture(_Live):
         weights = np.zeros_like(shares)
         np.put_along_axis(weights, rows, shares, 1)
         mean = torch.from_numpy((shares * distances).sum(1)).float()
-        return Mixture(self._frames, torch.from_numpy(weights).float()[None], mean[None])
+        return Mixture(
+            self._frames, torch.from_numpy(weights).float()[None], mean[None], self._general_shares(mean[None])
+        )
 
     def finish(self) -> list[Mixture]:
         """Nothing is open; then a new query may begin."""

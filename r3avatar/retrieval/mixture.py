@@ -36,6 +36,7 @@ class MixtureRetriever(_Retriever):
         kind: str,
         bandwidth: float = 0.25,
         most: int = 512,
+        general: float = 0.0,
         up: Sequence[float] | None = None,
     ):
         """
@@ -44,12 +45,16 @@ class MixtureRetriever(_Retriever):
             bandwidth: of the kernel, as a share of the median pose distance of two recorded frames.
             most: recorded frames that take part; of a longer recording so many, evenly spaced, since an avatar keeps
                 the attributes of each.
+            general: how much the avatar's general moment counts beside the recorded ones, 0 to 1 (an avatar trained
+                with codebook.general=true).
             up: [3] the world's up; None = the axis nearest to the recorded bodies' own up.
         """
         super().__init__(kind, "torch")
         if not bandwidth > 0 or most < 1:
             raise ValueError(f"bandwidth = {bandwidth} must be positive and most = {most} at least 1")
-        self.bandwidth, self.most = bandwidth, most
+        if not 0 <= general <= 1:
+            raise ValueError(f"general = {general} is a share: 0 to 1")
+        self.bandwidth, self.most, self.general = bandwidth, most, general
         self._given_up = given_up(up)
         self.up: Tensor | None = None
         self.bandwidths: Tensor | None = None  # [5] radians, of the parts
@@ -73,7 +78,12 @@ class MixtureRetriever(_Retriever):
         """Shares for a query sequence; arguments as for `Retriever.retrieve`."""
         _, distances, ids = self._search_ids(theta, history, None)  # [Q, 5, D], the nearest first
         shares = torch.softmax(-(distances / self.bandwidths[:, None]).square() / 2, -1)
-        return Mixture(self.times, torch.zeros_like(shares).scatter_(-1, ids, shares), (shares * distances).sum(-1))
+        weights, mean = torch.zeros_like(shares).scatter_(-1, ids, shares), (shares * distances).sum(-1)
+        return Mixture(self.times, weights, mean, self.general_shares(mean))
+
+    def general_shares(self, distances: Tensor) -> Tensor | None:
+        """What the general moment counts [Q, 5], for a query whose mixtures have `distances` [Q, 5]."""
+        return torch.full_like(distances, self.general) if self.general else None
 
     def live(self) -> LiveMixture:
         """A query whose frames come one by one, on the CPU."""

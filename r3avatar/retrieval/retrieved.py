@@ -81,6 +81,7 @@ class Mixture:
     frames: Tensor  # [D] float, the recorded frames that take part, one and the same tensor for a whole query
     weights: Tensor  # [Q, 5, D] float, 0 or more, those of a part and query frame summing to 1
     distances: Tensor  # [Q, 5] the frames' mean pose distance, by their shares
+    general: Tensor | None = None  # [Q, 5] how much the general moment counts beside them, 0 to 1; None: nothing
     align = True  # rotations are mixed as unit quaternions of aligned signs
 
     def __post_init__(self):
@@ -94,14 +95,25 @@ class Mixture:
         """Some of the query frames (`slice`, list, tensor or a number: the Q axis stays)."""
         if isinstance(rows, int):
             rows = slice(rows, rows + 1 or None)
-        return Mixture(self.frames, self.weights[rows], self.distances[rows])
+        general = None if self.general is None else self.general[rows]
+        return Mixture(self.frames, self.weights[rows], self.distances[rows], general)
 
     @staticmethod
     def joined(results: Sequence[Mixture]) -> Mixture:
         """Results of one retriever one after the other."""
         frames = results[0].frames
         assert all(torch.equal(frames, r.frames) for r in results), "mixtures of different recorded frames"
-        return Mixture(frames, torch.cat([r.weights for r in results]), torch.cat([r.distances for r in results]))
+        general = None if results[0].general is None else torch.cat([r.general for r in results])
+        weights, distances = torch.cat([r.weights for r in results]), torch.cat([r.distances for r in results])
+        return Mixture(frames, weights, distances, general)
+
+    @property
+    def shares(self) -> Tensor:
+        """[Q, 5, D] the weights; where the general moment counts [Q, 5, D + 1], its own the last. They sum to 1."""
+        if self.general is None:
+            return self.weights
+        general = self.general[..., None]
+        return torch.cat([(1 - general) * self.weights, general], -1)
 
     @property
     def times(self) -> Tensor:

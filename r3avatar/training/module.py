@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 import pytorch_lightning as pl
@@ -20,6 +22,8 @@ from r3avatar.training.optimizer import LearningRates, place_rates
 from r3avatar.training.replicas import Replicas, replicas_of
 from r3avatar.training.stopping import NotFinite
 from r3avatar.types import Batch, RenderOutput
+
+_GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples' fractions are spread evenly
 
 
 class Budget:
@@ -70,19 +74,24 @@ class AvatarModule(pl.LightningModule):
         extent: float,
         sh_degree_every: int = 1000,
         cuda_graph: bool | None = None,
+        general: float = 0.0,
     ):
         """
         Args:
             extent: radius of the training cameras, metres.
             sh_degree_every: images between two growths of the harmonics' degree.
             cuda_graph: record steps as CUDA graphs; None: on CUDA, if the rasterizer can be recorded.
+            general: share of the frames trained at the codebook's general moment instead of their own, if it has one.
         """
         super().__init__()
         # Lightning's own order of a step would launch its kernels one by one.
         self.automatic_optimization = False
         self.avatar, self.rasterizer, self.loss = avatar, rasterizer, loss
         self.make_optimizer, self.learning_rates, self.budget = optimizer, learning_rates, budget
+        if not 0 <= general < 1:
+            raise ValueError(f"batch.general = {general} is a share of the frames: 0 or more, less than 1")
         self.extent, self.sh_degree_every, self.cuda_graph = extent, sh_degree_every, cuda_graph
+        self.general = general if avatar.codebook.general_time is not None else 0.0
         self.images, self.seconds = 0, 0.0  # seen, and spent in training so far, over all of a run's starts
         self.curve: list[dict[str, float]] = []  # of every validation: images, seconds, Gaussians, novel-view metrics
         self.render: RenderOutput | None = None  # of the latest step
@@ -128,6 +137,8 @@ class AvatarModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         self.images += self._images_of_step(batch)
+        if self.general:
+            batch = self._some_general(batch)
         wrapped = self.optimizers()
         observe = self.observer is not None and self.observer.collecting(self.images)
         terms: dict[str, Tensor] = {}
@@ -151,6 +162,16 @@ class AvatarModule(pl.LightningModule):
 
         wrapped.step(closure=step)
         return {**terms, "loss": terms["total"]}
+
+    def _some_general(self, batch: Batch) -> Batch:
+        """The batch with a share of its frames at the general moment.
+
+        Which ones follows from the frames' ids and the images seen, so that it is the same on every replica, in every
+        repetition and after a resume; without waiting for the device.
+        """
+        draw = torch.frac(batch.frame * _GOLDEN + (self.images * _GOLDEN**2) % 1)
+        time = torch.where(draw < self.general, self.avatar.codebook.general_time, batch.time)
+        return replace(batch, time=time.to(batch.time.dtype))
 
     def _step(self, batch: Batch, optimizer: torch.optim.Optimizer, observe: bool) -> dict[str, Tensor]:
         """Forward, backward, statistics, update; nothing in it waits for the device."""
@@ -188,7 +209,7 @@ class AvatarModule(pl.LightningModule):
         with record_function("step: rasterize"):
             render = self.rasterizer(gaussians, batch.cameras)
         with record_function("step: loss"):
-            terms = self.loss(render, batch, attributes.offset)
+            terms = self.loss(render, batch, attributes.offset, self.avatar.codebook)
         with record_function("step: backward"):
             terms["total"].backward()
         return terms, render, attributes

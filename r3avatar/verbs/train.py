@@ -78,6 +78,7 @@ def build_module(config: DictConfig, capture: Capture, body: BodyModel) -> Avata
         float(scene_extent(centres)),
         config.sh_degree_every,
         config.cuda_graph,
+        config.batch.general,
     )
 
 

@@ -1,5 +1,7 @@
 """Averages over all recorded times: one product with a table is what each time alone would give, averaged."""
 
+import functools
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from r3avatar.avatar import Playback, TemporalCodebook, build_avatar
 from r3avatar.avatar.attribute_table import KeptTables, tabulate
 from r3avatar.body import load_body
 from r3avatar.rasterizer import make_rasterizer
-from r3avatar.retrieval import Mixture, part_weights
+from r3avatar.retrieval import Mixture, RetrievalError, part_weights
 from r3avatar.types import BodyPose, Cameras
 
 FRAMES = torch.tensor([0.0, 2.0, 3.0, 7.0, 9.0])
@@ -66,10 +68,10 @@ def test_one_time_alone_is_that_time(avatar):
 @torch.no_grad()
 def test_half_precision_and_chunks_change_little(avatar, monkeypatch):
     weights = mixture().weights.to(avatar.gaussians.positions)
-    whole = tabulate(avatar, FRAMES)
+    whole = tabulate(avatar, mixture())
     monkeypatch.setattr(attribute_table, "_CHUNK_POINTS", 1)
     monkeypatch.setattr(attribute_table, "_FLOAT_BYTES", 0)
-    half = tabulate(avatar, FRAMES)
+    half = tabulate(avatar, mixture())
     assert whole.differences.dtype == torch.float32 and half.differences.dtype == torch.float16
     torch.testing.assert_close(half.parts, whole.parts, rtol=1e-4, atol=1e-5)
     for name, error in (("offset", 1e-4), ("opacity_logit", 2e-3), ("scale", 1e-5), ("rotation", 2e-3)):
@@ -79,10 +81,12 @@ def test_half_precision_and_chunks_change_little(avatar, monkeypatch):
 
 
 def test_a_table_is_made_once(avatar, monkeypatch):
-    tables = KeptTables(avatar)
-    number, table = tables(FRAMES)
-    assert tables(FRAMES) == (number, table) and tables(FRAMES.clone())[1] is table
-    assert tables(FRAMES[:2])[0] != number and tables(FRAMES)[1] is table
+    tables, given = KeptTables(avatar), mixture()
+    number, table = tables(given)
+    copy = Mixture(FRAMES.clone(), given.weights, given.distances)
+    assert tables(given) == (number, table) and tables(copy)[1] is table
+    less = Mixture(FRAMES[:2], given.weights[..., :2], given.distances)
+    assert tables(less)[0] != number and tables(given)[1] is table
 
 
 @torch.no_grad()
@@ -108,6 +112,36 @@ def _pose(seed):
     theta = 0.2 * torch.randn(1, body.num_joints, 3, generator=torch.Generator().manual_seed(seed))
     betas, expression = torch.zeros(1, body.num_betas), torch.zeros(1, body.num_expression)
     return BodyPose(theta, betas, expression, torch.eye(3)[None], torch.zeros(1, 3))
+
+
+@torch.no_grad()
+def test_the_general_moment_counts_by_its_share():
+    torch.manual_seed(0)
+    codebook = functools.partial(
+        TemporalCodebook, spatial_resolutions=(8,), time_resolution=10, channels=16, general=True
+    )
+    avatar = build_avatar(load_body("demo"), 10, codebook=codebook, initial_scale=0.01, initial_opacity=0.8)
+    avatar.codebook.planes.add_(0.3 * torch.randn_like(avatar.codebook.planes))
+    plain = mixture()
+    general = avatar.record(torch.tensor([avatar.codebook.general_time]))
+    for share in (0.0, 0.3, 1.0):
+        given = Mixture(FRAMES, plain.weights, plain.distances, torch.full((3, 5), share))
+        torch.testing.assert_close(given.shares.sum(-1), torch.ones(3, 5))
+        found, recorded = avatar.retrieve(given), avatar.retrieve(plain)
+        for name in ("offset", "opacity_logit", "scale"):
+            expected = (1 - share) * getattr(recorded, name) + share * getattr(general, name)
+            torch.testing.assert_close(getattr(found, name), expected, rtol=1e-3, atol=1e-4)
+        tables = KeptTables(avatar)
+        assert tables(given)[0] != tables(plain)[0]
+        joined = Mixture.joined([given[:1], given[1:]])
+        assert torch.equal(joined.shares, given.shares)
+
+
+def test_an_avatar_without_a_general_moment_says_so(avatar):
+    given = mixture()
+    given = Mixture(FRAMES, given.weights, given.distances, torch.full((3, 5), 0.5))
+    with pytest.raises(RetrievalError, match=r"codebook\.general=true"):
+        avatar.retrieve(given)
 
 
 def _cameras():

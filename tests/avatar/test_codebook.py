@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from r3avatar.avatar.codebook import TemporalCodebook
+from r3avatar.avatar.codebook import PAIRS, TemporalCodebook
 
 BOX = torch.tensor([[-1.0, -1.0, -1.0], [1.0, 1.0, 1.0]])
 
@@ -54,3 +54,41 @@ def test_time_does_not_matter_without_time_planes():
     codebook = _codebook(temporal=False)
     features = codebook.sample(torch.rand(6, 3, dtype=torch.float64), torch.tensor([-1.0, 0.7], dtype=torch.float64))
     assert torch.equal(features[0], features[1])
+
+
+def test_the_general_moment_lies_beyond_the_recorded_ones():
+    torch.manual_seed(0)
+    box = torch.tensor([[-1.0, -1, -1], [1, 1, 1]])
+    plain = TemporalCodebook(box, 20, (8, 12), 6, 4, backend="torch")
+    general = TemporalCodebook(box, 20, (8, 12), 6, 4, general=True, backend="torch")
+    assert plain.general_time is None and general.general_time == pytest.approx(20 * 7 / 5)
+    with torch.no_grad():
+        plain.planes.copy_(torch.rand_like(plain.planes))
+        for scale in range(2):
+            for pair, (_, b) in enumerate(PAIRS):
+                texels = plain.plane(scale, pair)
+                general.plane(scale, pair)[: len(texels)] = texels
+                if b == 3:
+                    assert len(general.plane(scale, pair)) == 8
+                    general.plane(scale, pair)[7] = 2.0
+    points = torch.rand(30, 3) * 2 - 1
+    times = torch.tensor([0.0, 3.7, 11.0, 19.9, 20.0])
+    torch.testing.assert_close(general(points, times), plain(points, times), rtol=1e-4, atol=1e-5)
+    # No recorded time reads or trains the general moment's texels, nor it theirs.
+    general(points, times).sum().backward()
+    rows = [general.planes.grad[o + w * (h - 1) : o + w * h] for (o, h, w), (_, b) in zip(
+        general.layout.flatten(0, 1).tolist(), PAIRS * 2) if b == 3]  # fmt: skip
+    assert all(row.abs().max() == 0 for row in rows)
+    general.planes.grad = None
+    general(points, torch.tensor([general.general_time])).sum().backward()
+    for scale in range(2):
+        for pair, (_, b) in enumerate(PAIRS):
+            offset, height, width = general.layout[scale, pair].tolist()
+            rows = general.planes.grad[offset : offset + height * width].view(height, width, -1).abs().sum((1, 2))
+            assert b != 3 or (rows[:7].max() < 1e-4 * rows[7])
+
+
+@pytest.mark.parametrize("options", [{"temporal": False}, {"time_resolution": 1}])
+def test_a_general_moment_needs_time_planes(options):
+    with pytest.raises(ValueError, match="general moment"):
+        TemporalCodebook(torch.tensor([[-1.0] * 3, [1.0] * 3]), 20, (8,), general=True, **options)

@@ -126,3 +126,15 @@ def test_what_is_refused(monkeypatch):
     lying[:, 0] = torch.tensor([0.9, 0.0, 0.9])
     with pytest.raises(RetrievalError, match="up"):
         MixtureRetriever("smpl").fit(lying, torch.arange(9))
+
+
+def test_the_general_moment_has_its_share():
+    query = walk(7, seed=1)
+    plain, given = fitted().retrieve(query), fitted(general=0.3).retrieve(query)
+    assert plain.general is None and torch.equal(plain.shares, plain.weights)
+    torch.testing.assert_close(given.shares[..., -1], torch.full((7, 5), 0.3))
+    torch.testing.assert_close(given.shares[..., :-1], 0.7 * plain.weights)
+    live = fitted(general=0.3).live()
+    torch.testing.assert_close(torch.cat([live.push(p).shares for p in query]), given.shares, rtol=1e-3, atol=1e-5)
+    with pytest.raises(ValueError, match="share"):
+        MixtureRetriever("smpl", general=1.5)

@@ -1,5 +1,6 @@
 """The training step under the real trainer: counted, seen by the density control, and on CUDA recorded as a graph."""
 
+import dataclasses
 import functools
 import math
 
@@ -63,14 +64,17 @@ class _NoSynchronisation(pl.Callback):
         torch.cuda.set_sync_debug_mode("default")
 
 
-def _train(device, steps, density, cuda_graph=None, extra=(), rasterizer=None):
+def _train(device, steps, density, cuda_graph=None, extra=(), rasterizer=None, general=0.0):
     torch.manual_seed(0)
-    codebook = functools.partial(TemporalCodebook, spatial_resolutions=(8, 16), time_resolution=4, channels=16)
+    codebook = functools.partial(
+        TemporalCodebook, spatial_resolutions=(8, 16), time_resolution=4, channels=16, general=general > 0
+    )
     avatar = build_avatar(load_body("demo"), 20, codebook=codebook, initial_scale=0.01, initial_opacity=0.8)
     rasterizer = rasterizer or make_rasterizer("triton" if device == "cuda" else "numba")
     module = AvatarModule(
         avatar, rasterizer, AvatarLoss(perceptual=0), functools.partial(make_optimizer, sh_dc=0.05),
         LearningRates({"positions": 0.1}), Budget(4 * steps, None), 2.0, sh_degree_every=24, cuda_graph=cuda_graph,
+        general=general,
     )  # fmt: skip
     trainer = pl.Trainer(
         accelerator="gpu" if device == "cuda" else "cpu", devices=1, max_steps=steps, logger=False,
@@ -91,6 +95,35 @@ def test_a_step_updates_counts_and_is_observed(device):
     assert not density.collecting(24) and module.render.rgb.shape == (2, 2, H, W, 3)
     assert module.learning_rates.current["positions"] < 1.6e-4 * 2 * 2
     assert all(p.grad is None for p in module.parameters())
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_share_of_the_frames_trains_the_general_moment(device):
+    times = []
+
+    class Watch(DensityCallback):
+        """What the module steps on."""
+
+        def on_train_start(self, trainer, module):
+            record = module.avatar.record
+            module.avatar.record = lambda t: (times.append(t.tolist()), record(t))[1]
+            super().on_train_start(trainer, module)
+
+    watch = Watch(NoDensityControl(), 200, 200)
+    module, _ = _train(device, 8, NoDensityControl(), cuda_graph=False, extra=[watch], general=0.4)
+    general = module.avatar.codebook.general_time
+    drawn = [t == pytest.approx(general) for step in times for t in step]
+    assert 0.2 <= sum(drawn) / len(drawn) <= 0.6
+    offset, height, width = module.avatar.codebook.layout[0, 2].tolist()
+    row = module.avatar.codebook.planes[offset + width * (height - 1) : offset + width * height]
+    assert (row != 1).any()
+    again = []
+    frames = torch.arange(20, device=device)
+    batch = next(iter(_batches(1, device)))
+    for images in (8, 12, 12):
+        module.images = images
+        again.append(module._some_general(dataclasses.replace(batch, frame=frames, time=frames.float())).time)
+    assert torch.equal(again[1], again[2]) and not torch.equal(again[0], again[1])
 
 
 @pytest.mark.parametrize("device", DEVICES)
