@@ -57,7 +57,7 @@ def stage_times(
         stages.end_of("deformation")
         render = module.rasterizer(gaussians, batch.cameras)
         stages.end_of("rasterizer")
-        total = loss(render, batch)["total"]
+        total = loss(render, batch, attributes.offset, avatar.codebook)["total"]
         stages.end_of("loss")
         total.backward()
         stages.end_of("backward")

@@ -50,6 +50,14 @@ def _keys() -> tuple[Key, ...]:
         "perceptual": "distance of VGG features",
     }.items():
         add(f"loss/{term}", "scalar", "step", f"{what}, unweighted", f"loss.{term} > 0")
+    moved = "metres that offsets change between a step's frames, unweighted"
+    add("loss/offset_change", "scalar", "step", moved, "loss.offset_change > 0, batch.frames > 1")
+    for term, what in {
+        "plane_tv": "squared difference of the space planes' neighbouring texels",
+        "time_smoothness": "squared second difference in time of the time planes' texels",
+        "time_sparsity": "distance of the time planes' texels from 1",
+    }.items():
+        add(f"loss/{term}", "scalar", "step", f"{what}, mean over a plane and summed over planes", f"loss.{term} > 0")
 
     add("train/images", "scalar", "step", "images seen: the x axis of all curves")
     add("train/progress", "scalar", "step", "share of the budget that is spent")

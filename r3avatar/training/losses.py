@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from r3avatar.avatar import TemporalCodebook
 from r3avatar.evaluation.metrics import ssim_map
 from r3avatar.evaluation.perceptual import Perceptual
+from r3avatar.training.plane_regularizer import plane_terms
 from r3avatar.triton_support import BACKENDS, use_triton
 from r3avatar.types import Batch, RenderOutput
 
@@ -37,6 +39,9 @@ class AvatarLoss(nn.Module):
         ssim: float = 0.01,
         perceptual: float = 0.01,
         offset_change: float = 0.0,
+        plane_tv: float = 0.0,
+        time_smoothness: float = 0.0,
+        time_sparsity: float = 0.0,
         perceptual_weights: str | None = None,
         perceptual_rescale: bool = False,
         white_background: bool = False,
@@ -48,6 +53,8 @@ class AvatarLoss(nn.Module):
             l1, mask, ssim, perceptual: weights of the terms; a term of weight 0 is not computed.
             offset_change: weight of how far the decoder moves Gaussians between a step's frames, metres (see
                 `offset_change`); published: none. A step of one frame has none.
+            plane_tv, time_smoothness, time_sparsity: weights of what is asked of the codebook's planes alone (see
+                `plane_terms`); published: none.
             perceptual_weights: path of VGG-16's weights (see `Perceptual`).
             perceptual_rescale: feed LPIPS [-1, 1], for which it is made; the published code feeds [0, 1].
             white_background: the truth is put on white; the render must be over white as well.
@@ -58,12 +65,13 @@ class AvatarLoss(nn.Module):
         """
         super().__init__()
         self.weights = {"l1": l1, "mask": mask, "ssim": ssim, "perceptual": perceptual}
-        negative = [name for name, weight in self.weights.items() if weight < 0]
+        planes = {"plane_tv": plane_tv, "time_smoothness": time_smoothness, "time_sparsity": time_sparsity}
+        every = {**self.weights, "offset_change": offset_change, **planes}
+        negative = [name for name, weight in every.items() if weight < 0]
         if negative:
             raise ValueError(f"loss weights must not be negative: {', '.join(negative)}")
-        if offset_change < 0:
-            raise ValueError("loss weights must not be negative: offset_change")
         self.offset_change = offset_change
+        self.plane_weights = {name: weight for name, weight in planes.items() if weight > 0}
         self.perceptual_rescale = perceptual_rescale
         self.white_background = white_background
         self.alpha_over_background_published = alpha_over_background_published
@@ -78,10 +86,17 @@ class AvatarLoss(nn.Module):
             network._apply(fn)
         return super()._apply(fn, recurse)
 
-    def forward(self, render: RenderOutput, batch: Batch, offset: Tensor | None = None) -> dict[str, Tensor]:
-        """Scalar tensors: each term unweighted under its name (`l1`, `mask`, `ssim`, `perceptual`), and `total`.
+    def forward(
+        self,
+        render: RenderOutput,
+        batch: Batch,
+        offset: Tensor | None = None,
+        codebook: TemporalCodebook | None = None,
+    ) -> dict[str, Tensor]:
+        """Scalar tensors: each term unweighted under its weight's name (`l1`, `mask`, ...), and `total`.
 
-        `render` and `batch` share F, V, H, W; offset [F, N, 3]: the decoder's. Nothing here waits for the GPU.
+        `render` and `batch` share F, V, H, W; offset [F, N, 3]: the decoder's; codebook: of which the terms of planes
+        are, ValueError where it is missing. Nothing here waits for the GPU.
         """
         if render.rgb.shape != batch.rgb.shape:
             shapes = f"{tuple(render.rgb.shape)} and {tuple(batch.rgb.shape)}"
@@ -102,6 +117,11 @@ class AvatarLoss(nn.Module):
         if self.offset_change > 0 and offset is not None and len(offset) > 1:
             terms["offset_change"] = offset_change(offset)
             total = total + self.offset_change * terms["offset_change"]
+        if self.plane_weights:
+            if codebook is None:
+                raise ValueError(f"the loss needs the avatar's codebook for {', '.join(self.plane_weights)}")
+            terms.update(plane_terms(codebook, tuple(self.plane_weights)))
+            total = total + sum(weight * terms[name] for name, weight in self.plane_weights.items())
         return {**terms, "total": total}
 
     def _triton_terms(
