@@ -27,15 +27,13 @@ import torch
 
 from r3avatar.benchmarks.machine import machine, software
 
-BATCH = (2, 4)  # frames and views of a step on one device
 LEEWAY = 0.2  # dB
 COLUMNS = ("row", "devices", "batch", "images_per_second", "speedup", "without_density_control", "speedup_without",
            "final_psnr", "seconds_to_psnr", "gaussians", "memory_gib", "wall_s")  # fmt: skip
 
 
-def rows(devices: list[int], every: int) -> list[dict]:
+def rows(devices: list[int], every: int, frames: int = 2, views: int = 4) -> list[dict]:
     """What to run: number of devices, frames x views of a step, images between edits."""
-    frames, views = BATCH
     found = [{"row": "one", "devices": 1, "frames": frames, "views": views, "every": every}]
     for n in (n for n in devices if n > 1):
         found.append({"row": "strong", "devices": n, "frames": frames, "views": views, "every": every})
@@ -124,6 +122,8 @@ def main() -> None:
     parser.add_argument("--experiment", default="synthetic_large")
     parser.add_argument("--captures", type=Path, default=Path("outputs/captures"), help="folder that holds the capture")
     parser.add_argument("--images", type=int, default=10000, help="of each row")
+    parser.add_argument("--frames", type=int, default=2, help="of a step on one device")
+    parser.add_argument("--views", type=int, default=4, help="of a step on one device")
     parser.add_argument("--every", type=int, default=100, help="images between edits on one device")
     parser.add_argument("--psnr", type=float, help="validation PSNR to reach, dB")
     parser.add_argument("--limit", type=float, default=145, help="seconds for all rows")
@@ -136,7 +136,7 @@ def main() -> None:
         sys.exit(f"this machine has {available} devices; --accelerator cpu tries the tool without")
     deadline, found = time.monotonic() + options.limit, []
     with tempfile.TemporaryDirectory() as folder:
-        for row in rows(devices, options.every):
+        for row in rows(devices, options.every, options.frames, options.views):
             left = deadline - time.monotonic()
             row["batch"] = f"{row['frames']} x {row['views']}"
             found.append(row | (train(row, options, Path(folder), left) if left > 5 else {"error": "no time was left"}))
