@@ -145,12 +145,14 @@ def test_a_step_adds_their_gradients_to_all_planes_and_to_nothing_else():
     others = dict(plain.avatar.named_parameters())
     for name, parameter in regularised.avatar.named_parameters():
         gradient = others[name].grad
+        assert (gradient is None) == (parameter.grad is None), name
+        if gradient is None:
+            continue
         if name == "codebook.planes":
             assert (gradient == 0).all(1).any()  # one image at one time reaches few texels
             assert all((plane != 0).any(-1).all() for plane in regularised.avatar.codebook.views(parameter.grad))
-            torch.testing.assert_close(parameter.grad, gradient + slope, rtol=1e-4, atol=1e-9)
-        else:
-            torch.testing.assert_close(parameter.grad, gradient, rtol=0, atol=0)
+            gradient = gradient + slope
+        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-4, atol=1e-4 * gradient.abs().max().item())
 
 
 def test_weights_of_planes():
