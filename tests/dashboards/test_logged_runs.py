@@ -114,6 +114,18 @@ def test_configuration_and_git_state_are_with_the_run(runs, workplace):
     assert runs[-1].project == "r3avatar" and runs[-1].name == "outputs/logged"
 
 
+def test_terms_of_the_loss_that_the_demo_goes_without_are_logged_where_they_are_on(start):
+    weights = {"offset_change": 0.01, "plane_tv": 2e-4, "time_smoothness": 1e-3, "time_sparsity": 1e-4}
+    options = ["logger=csv", "budget.images=16", "batch.frames=2", "media=false", "evaluate=false"]
+    folder = start("name=regularised", *options, *(f"loss.{name}={weight}" for name, weight in weights.items()))
+    with (folder / "logs/csv/metrics.csv").open() as file:
+        row = [row for row in csv.DictReader(file) if row["loss/total"]][-1]
+    values = {name: float(row[f"loss/{name}"]) for name in ("total", "l1", "mask", "ssim", *weights)}
+    assert all(values[name] > 0 for name in weights) and {f"loss/{name}" for name in weights} <= ABSENT
+    total = sum(values[name] * weight for name, weight in {"l1": 1, "mask": 0.1, "ssim": 0.01, **weights}.items())
+    assert values["total"] == pytest.approx(total, rel=1e-4)
+
+
 def test_an_error_ends_the_run_as_failed_and_the_next_one_is_another(start, workplace, monkeypatch):
     def lost(*arguments, **keywords):
         raise RuntimeError("the evaluation fails")
