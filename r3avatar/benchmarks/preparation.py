@@ -20,6 +20,9 @@ from r3avatar.captures.segment import SUFFIX, write_segment
 from r3avatar.captures.smc_reader import image_group, mask_group, open_smc, read_frame
 
 
+_ALONE = 64  # images that one process alone prepares
+
+
 def some_frames(capture: Capture, images: int) -> list[tuple[int, int]]:
     """About so many (camera, frame) positions: the first frames of all training cameras."""
     split = capture.split("train")
@@ -31,28 +34,29 @@ def some_frames(capture: Capture, images: int) -> list[tuple[int, int]]:
 def preparation(capture: Capture, body: PosableBody, images: int, workers: Iterable[int]) -> dict[str, dict]:
     """Images a second, and a core, and bytes on disk of preparing about so many images; stages' milliseconds on a core.
 
-    workers: numbers of processes, 0 is this one alone; starting them counts. Files are read once before, so that their
-    pages are in memory.
+    workers: numbers of processes, 0 is this one alone, which takes a sample of the images; starting processes counts.
+    All is prepared once before by the most processes, uncounted, so that the files' pages are in memory.
     """
-    pairs, result = some_frames(capture, images), {}
-    for camera, frame in pairs:
-        capture.read(camera, frame)
+    pairs, result, workers = some_frames(capture, images), {}, list(workers)
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(capture, body, folder, needed=pairs, workers=max(workers), progress=False)
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)  # as in the worker processes: one core each
     try:
         for count in dict.fromkeys(workers):
+            own = pairs if count else pairs[:: max(1, len(pairs) // _ALONE)]
             with tempfile.TemporaryDirectory() as folder:
                 start = time.perf_counter()
-                store = prepare(capture, body, folder, needed=pairs, workers=count, progress=False)
+                store = prepare(capture, body, folder, needed=own, workers=count, progress=False)
                 seconds = time.perf_counter() - start
                 stored = store.bytes_on_disk
             name = "here" if count == 0 else f"{count}_processes"
             result[name] = {
-                "images_per_second": len(pairs) / seconds,
-                "ms": 1e3 * seconds / len(pairs),
-                "images_per_second_a_core": len(pairs) / seconds / max(1, count),
-                "kilobytes_an_image": stored / 1e3 / len(pairs),
-                "images": len(pairs),
+                "images_per_second": len(own) / seconds,
+                "ms": 1e3 * seconds / len(own),
+                "images_per_second_a_core": len(own) / seconds / max(1, count),
+                "kilobytes_an_image": stored / 1e3 / len(own),
+                "images": len(own),
             }
         result |= _stages(capture, body, pairs[:: max(1, len(pairs) // 48)])
     finally:
