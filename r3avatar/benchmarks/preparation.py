@@ -19,7 +19,6 @@ from r3avatar.captures.prepared_frame import bound_mask, prepare_frame
 from r3avatar.captures.segment import SUFFIX, write_segment
 from r3avatar.captures.smc_reader import image_group, mask_group, open_smc, read_frame
 
-
 _ALONE = 64  # images that one process alone prepares
 
 
