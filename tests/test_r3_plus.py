@@ -1,0 +1,29 @@
+"""avatar=r3_plus: what goes beyond the paper, through the command line."""
+
+import json
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+pytestmark = pytest.mark.slow
+
+
+def test_trains_evaluates_and_says_what_is_missing(workplace, tiny_capture):
+    steps = ["budget.images=16", "batch.views=2", "validation.frames=1", "media=false", "name=plus"]
+    workplace("train", "experiment=demo", "avatar=r3_plus", *tiny_capture, *steps)
+    folder = workplace.folder / "outputs" / "plus"
+    config = OmegaConf.load(folder / "config.yaml")
+    assert config.codebook.general and config.retrieval.general == 0.7 and config.loss.ssim == 0.1
+    planes = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["avatar.codebook.planes"]
+    # All texels of the general moment, the last row of the time planes, begin at 1; some images have trained it.
+    last = planes[-64:]  # of the last plane: z and time at the finest scale
+    assert planes.isfinite().all() and (last != 1).any()
+    plus = json.loads((folder / "metrics.json").read_text())["novel_pose"]["paper"]["psnr"]
+    assert 5 < plus < 60
+    workplace("evaluate", "run=outputs/plus", "retrieval=mixture", "retrieval.general=1", "media=false")
+
+
+def test_an_avatar_without_a_general_moment_says_so(workplace, tiny_run):
+    said = workplace("evaluate", f"run={tiny_run}", "retrieval=mixture_general", "media=false", code=2)
+    assert "codebook.general=true" in said
