@@ -141,7 +141,10 @@ class LoadedAvatar:
                 attributes = self.model.record(torch.tensor([float(time)], device=self.device))
             frames.append(self.model.reconstruct(attributes, pose[f : f + 1].to(self.device), self._constants))
         fields = (torch.cat([getattr(g, name) for g in frames]) for name in ("means", "covariances", "opacities"))
-        sh = frames[0].sh.expand(len(frames), *frames[0].sh.shape[1:])
+        if self.model.colour_residual is None:
+            sh = frames[0].sh.expand(len(frames), *frames[0].sh.shape[1:])
+        else:
+            sh = torch.cat([g.sh for g in frames])
         return PosedGaussians(*fields, sh, self.rasterizer)
 
     def motion(self, motion: str | Path, **options) -> tuple[Tensor, Tensor]:

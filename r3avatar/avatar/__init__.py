@@ -4,6 +4,7 @@ from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.build import build_avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook
+from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.playback import Playback
 from r3avatar.avatar.pose_refinement import PoseRefinement
@@ -14,6 +15,7 @@ __all__ = [
     "Attributes",
     "Avatar",
     "CanonicalGaussians",
+    "ColourResidual",
     "Playback",
     "PoseRefinement",
     "Skinning",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -10,13 +10,15 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from r3avatar.avatar.decoder import Attributes
+from r3avatar.cuda_graphs import tensors_of
 from r3avatar.retrieval.blending import part_weights
 from r3avatar.retrieval.retrieved import Mixture, RetrievalError
 
 if TYPE_CHECKING:
     from r3avatar.avatar.avatar import Avatar, Constants
 
-_WIDTHS = (3, 1, 3, 4)  # offset, opacity logit, scale, rotation
+_WIDTHS = (3, 1, 3, 4, 3)  # offset, opacity logit, scale, rotation, and colour if it changes
+_ROTATION = slice(7, 11)
 _CHUNK_POINTS = 1 << 18  # times x Gaussians decoded at once
 _FLOAT_BYTES = 1 << 29  # a larger table keeps its differences in half precision
 
@@ -30,8 +32,8 @@ class AttributeTable:
     would be none, and here no mean with positive weights is.
     """
 
-    reference: Tensor  # [N, 11] offset, opacity logit, scale, rotation at one of the times
-    differences: Tensor  # [D, N * 11] from it, float32 or float16
+    reference: Tensor  # [N, W] attributes at one of the times: W = 11, or 14 where colour changes (`_WIDTHS`)
+    differences: Tensor  # [D, N * W] from it, float32 or float16
     parts: Tensor  # [N, 5] how much each Gaussian belongs to each part (`part_weights` at its mean recorded place)
 
     def mix(self, weights: Tensor) -> Attributes:
@@ -39,7 +41,7 @@ class AttributeTable:
         rows = weights.to(self.differences).flatten(0, 1) @ self.differences
         mixed = rows.view(*weights.shape[:2], *self.reference.shape)
         mean = self.reference + torch.einsum("fpnc,np->fnc", mixed.to(self.reference), self.parts)
-        return Attributes(*mean.split(_WIDTHS, -1))
+        return Attributes(*mean.split(_WIDTHS if mean.shape[-1] == sum(_WIDTHS) else _WIDTHS[:-1], -1))
 
 
 @torch.no_grad()
@@ -58,14 +60,15 @@ def tabulate(avatar: Avatar, mixture: Mixture, constants: Constants | None = Non
     frames, N = frames.to(positions), len(positions)
     D = len(frames)
     reference = _rows(avatar, frames[D // 2 : D // 2 + 1])[0]
-    dtype = positions.dtype if D * N * sum(_WIDTHS) * 4 <= _FLOAT_BYTES else torch.float16
-    differences = torch.empty(D, N, sum(_WIDTHS), dtype=dtype, device=positions.device)
+    dtype = positions.dtype if D * reference.numel() * 4 <= _FLOAT_BYTES else torch.float16
+    differences = torch.empty(D, *reference.shape, dtype=dtype, device=positions.device)
     offsets = torch.zeros_like(positions)  # their sum
     done = 0
     for some in frames.split(max(1, _CHUNK_POINTS // N)):
         rows = _rows(avatar, some)
-        turned = (rows[..., -4:] * reference[:, -4:]).sum(-1, keepdim=True) < 0
-        rows[..., -4:] = torch.where(turned, -rows[..., -4:], rows[..., -4:])
+        rotation = rows[..., _ROTATION]
+        turned = (rotation * reference[:, _ROTATION]).sum(-1, keepdim=True) < 0
+        rows[..., _ROTATION] = torch.where(turned, -rotation, rotation)
         offsets += rows[: max(0, recorded - done), :, :3].sum(0)
         differences[done : done + len(some)] = rows - reference
         done += len(some)
@@ -76,9 +79,9 @@ def tabulate(avatar: Avatar, mixture: Mixture, constants: Constants | None = Non
 
 
 def _rows(avatar: Avatar, times: Tensor) -> Tensor:
-    """[D, N, 11] attributes at `times`, rotations of unit length."""
+    """[D, N, W] attributes at `times`, rotations of unit length."""
     a = avatar.record(times)
-    return torch.cat([a.offset, a.opacity_logit, a.scale, normalize(a.rotation, dim=-1)], -1)
+    return torch.cat(tensors_of(replace(a, rotation=normalize(a.rotation, dim=-1))), -1)
 
 
 class KeptTables:

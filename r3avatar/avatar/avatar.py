@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from r3avatar.avatar.attribute_table import tabulate
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook
+from r3avatar.avatar.colour_residual import ColourResidual, add_colour
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.skinning import Skinning
+from r3avatar.cuda_graphs import tensors_of
 from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
 from r3avatar.retrieval.retrieved import Mixture, Retrieved
 from r3avatar.triton_support import use_triton
@@ -42,13 +44,14 @@ class Avatar(nn.Module):
         skinning: Skinning,
         pose_refinement: PoseRefinement | None = None,
         blend_weights_published: bool = False,
+        colour_residual: ColourResidual | None = None,
     ):
         """blend_weights_published: mix the parts with weights looked up at the right arm's offsets (a published defect)
-        instead of each part's own."""
+        instead of each part's own. colour_residual: lets colours change with time; None: they are static."""
         super().__init__()
         self.gaussians, self.codebook, self.decoder = gaussians, codebook, decoder
         self.skinning, self.pose_refinement = skinning, pose_refinement
-        self.blend_weights_published = blend_weights_published
+        self.blend_weights_published, self.colour_residual = blend_weights_published, colour_residual
 
     @property
     def kind(self) -> str:
@@ -69,7 +72,11 @@ class Avatar(nn.Module):
 
     def record(self, times: Tensor) -> Attributes:
         """What the codebook has recorded for every Gaussian at `times` [F] (frames, fractions allowed)."""
-        return self.decoder(self.codebook(self.gaussians.positions, times))
+        features = self.codebook(self.gaussians.positions, times)
+        attributes = self.decoder(features)
+        if self.colour_residual is not None:
+            attributes.colour = self.colour_residual(features)
+        return attributes
 
     def retrieve(self, retrieved: Retrieved | Mixture) -> Attributes:
         """Attributes of the five body parts at their own times, mixed by the parts' skinning weights, [F, N, ...].
@@ -117,7 +124,7 @@ class Avatar(nn.Module):
         recorded = self.record(times)  # fields [D, N, c]
         if len(times) == 1:  # the same for all parts: their shares add up to 1
             return recorded[current[:, 0]]
-        fields = tuple(getattr(recorded, name) for name in ("offset", "opacity_logit", "scale", "rotation"))
+        fields = tuple(tensors_of(recorded))  # offset, opacity logit, scale, rotation, and colour if it changes
         logits = self._logits(constants)
         if use_triton(self.skinning.backend, times.device) and not torch.is_grad_enabled():
             return Attributes(*self._blend_on_gpu(fields, current, previous, share, logits, align))
@@ -125,7 +132,7 @@ class Avatar(nn.Module):
         before = tuple(x[previous] for x in fields)
         jump = current != previous
         weights = self._part_weights(fade(now[0], before[0], jump, share), logits)
-        return Attributes(*blend(now, before, jump, weights, share, align=len(fields) - 1 if align else None))
+        return Attributes(*blend(now, before, jump, weights, share, align=3 if align else None))
 
     def reconstruct(self, attributes: Attributes, pose: BodyPose, constants: Constants | None = None) -> Gaussians:
         """Skin the Gaussians with the given attributes to the F frames of `pose`."""
@@ -138,7 +145,10 @@ class Avatar(nn.Module):
             canonical, frame, logits, attributes.scale, attributes.rotation, vertex
         )
         sh = self.gaussians.sh if constants is None else constants.sh
-        sh = sh.expand(len(pose), -1, -1, -1)
+        if attributes.colour is None:
+            sh = sh.expand(len(pose), -1, -1, -1)
+        else:
+            sh = add_colour(sh, attributes.colour)
         return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
 
     def _logits(self, constants: Constants | None) -> Tensor | None:
@@ -160,4 +170,9 @@ class Avatar(nn.Module):
         weights = skinning.body.weights if logits is None else skinning.log_weights
         parts = part_of_joint(self.kind, positions.device)
         vertex = skinning.vertex(positions, points)
-        return blend_parts(fields, current, previous, share, vertex, weights, logits, parts, align)
+        mixed = blend_parts(fields[:4], current, previous, share, vertex, weights, logits, parts, align)
+        if len(fields) == 4:
+            return mixed
+        colour = fields[4]  # which the kernel does not know
+        shares = part_weights(skinning.weights(vertex, logits), self.kind)
+        return *mixed, *blend((colour[current],), (colour[previous],), current != previous, shares, share)

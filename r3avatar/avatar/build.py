@@ -7,6 +7,7 @@ from collections.abc import Callable
 from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook, box_around
+from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder
 from r3avatar.avatar.neighbour_distance import initial_distances
 from r3avatar.avatar.pose_refinement import PoseRefinement
@@ -28,6 +29,7 @@ def build_avatar(
     blend_weights_published: bool = False,
     backend: str = "auto",
     matmul: str = "tf32",
+    colour_residual: bool = False,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose.
 
@@ -39,6 +41,7 @@ def build_avatar(
     Gaussians to their three nearest (root mean square of each).
     backend: of decoder and skinning: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'.
     matmul: 'tf32', 'tf32x3' or 'ieee': what Triton's networks (decoder, weight offsets) multiply in; see `MATMULS`.
+    colour_residual: colours change with time (`ColourResidual`); ValueError with a codebook that has no time.
     """
     joints = body.num_joints
     offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
@@ -52,4 +55,7 @@ def build_avatar(
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
     gaussians = CanonicalGaussians(points, sh_degree)
-    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published)
+    if colour_residual and not planes.temporal:
+        raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
+    residual = ColourResidual(planes.features) if colour_residual else None
+    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual)

@@ -28,12 +28,13 @@ def check_matmul(matmul: str) -> str:
 
 @dataclass
 class Attributes(_Tensors):
-    """What the decoder says of N Gaussians at F times: absolute values, not residuals."""
+    """What is recorded of N Gaussians at F times: the decoder's absolute values, and a change of the static colour."""
 
     offset: Tensor  # [F, N, 3] metres, added to the canonical position
     opacity_logit: Tensor  # [F, N, 1]
     scale: Tensor  # [F, N, 3] standard deviations, metres
     rotation: Tensor  # [F, N, 4] quaternion (w, x, y, z), not normalised
+    colour: Tensor | None = None  # [F, N, 3] added to the harmonics' constant coefficient; None: colours are static
 
 
 class AttributeDecoder(nn.Module):

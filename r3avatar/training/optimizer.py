@@ -32,12 +32,13 @@ def make_optimizer(
     """
     g = avatar.gaussians
     modules = {"skinning": avatar.skinning.weight_offsets, "pose_refinement": avatar.pose_refinement}
+    colour = [] if avatar.colour_residual is None else list(avatar.colour_residual.parameters())
     parameters = {
         "positions": ([g.positions], positions * extent),
         "sh_dc": ([g.sh_dc], sh_dc),
         "sh_rest": ([g.sh_rest], sh_rest),
         "planes": (list(avatar.codebook.parameters()), planes),
-        "decoder": (list(avatar.decoder.parameters()), decoder),
+        "decoder": (list(avatar.decoder.parameters()) + colour, decoder),
         "skinning": ([] if modules["skinning"] is None else list(modules["skinning"].parameters()), skinning),
         "pose_refinement": (
             [] if modules["pose_refinement"] is None else list(modules["pose_refinement"].parameters()),
