@@ -7,6 +7,7 @@ import torch
 
 from r3avatar.avatar import TemporalCodebook, build_avatar
 from r3avatar.body import load_body
+from r3avatar.cuda_graphs import RecordedFunction
 from r3avatar.rasterizer import make_rasterizer
 from r3avatar.training.losses import AvatarLoss
 from r3avatar.training.module import AvatarModule, Budget
@@ -38,7 +39,7 @@ def _batches(avatar, rasterizer):
     return Batch(frames, frames.float(), pose, cameras, rgb, mask, rect).to(device)
 
 
-def _losses(device, colour_residual):
+def _module(device, colour_residual):
     torch.manual_seed(0)
     codebook = functools.partial(TemporalCodebook, spatial_resolutions=(8,), time_resolution=4, channels=16)
     avatar = build_avatar(
@@ -55,13 +56,18 @@ def _losses(device, colour_residual):
     module = AvatarModule(
         avatar, rasterizer, AvatarLoss(perceptual=0), rates, LearningRates({}), Budget(STEPS, None), 2.0
     )
+    return module, batch
+
+
+def _losses(device, colour_residual):
+    module, batch = _module(device, colour_residual)
     optimizer, losses = module.configure_optimizers(), []
     for _ in range(STEPS):
         terms, _, _ = module.forward_backward(batch)
         losses.append(float(terms["total"].detach()))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-    return losses, avatar, batch
+    return losses, module.avatar, batch
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -72,3 +78,22 @@ def test_brightness_that_changes_with_time_is_learned(device):
     assert losses[-1] < 0.5 * losses[0] and losses[-1] < 0.7 * static[-1]
     colour = avatar.record(batch.time).colour
     assert (colour[1].mean(0) > colour[0].mean(0)).all()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_recorded_step_has_the_gradients_of_a_plain_one():
+    module, batch = _module("cuda", True)
+    torch.nn.init.normal_(module.avatar.colour_residual.weight, std=0.05)
+    recording = RecordedFunction()
+
+    def step(batch):
+        module.zero_grad(set_to_none=True)
+        module.forward_backward(batch)
+        return tuple(p.grad for p in (*module.avatar.colour_residual.parameters(), module.avatar.codebook.planes))
+
+    plain, *replayed = ([g.clone() for g in recording(step, (batch,))] for _ in range(3))  # plain, recorded, replayed
+    for gradients in replayed:
+        for a, b in zip(gradients, plain):
+            assert b.abs().max() > 0
+            torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-4 * float(b.abs().max()))
