@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Hashable
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
-
-log = logging.getLogger(__name__)
 
 
 class GraphMemory:
@@ -63,10 +60,6 @@ class RecordedFunction:
     resized the parameters) the function is recorded anew without another plain run.
 
     The function must not synchronise with the host, and what it reads besides its arguments must stay where it is.
-
-    A recording can fail for reasons of the device's (a kernel that has to be loaded just then, memory that another
-    process holds): with a warning that call runs as it is, which loads what is missing, and the next one is recorded.
-    The second failure in a row is raised. So the function may find what a recording of it has left half done.
     """
 
     def __init__(self, memory: GraphMemory | None = None, in_place: bool = False):
@@ -81,7 +74,6 @@ class RecordedFunction:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._arguments: tuple = ()
         self._result: Any = None
-        self._failed = False  # the last recording has
 
     def __call__(self, function: Callable, arguments: tuple, kind: Hashable = None, addresses: Hashable = None):
         """`function(*arguments)`; of a replay the same tensors every time, with new values.
@@ -95,15 +87,8 @@ class RecordedFunction:
             self._kind, self._arguments = kind, ()
             return function(*arguments)
         if self._graph is None or addresses != self._addresses:
-            try:
-                self._record(function, arguments)
-            except RuntimeError as error:
-                if self._failed:
-                    raise
-                self._failed = True
-                log.warning("a step could not be recorded as a CUDA graph and runs as it is: %s", error)
-                return function(*arguments)
-            self._addresses, self._failed = addresses, False
+            self._record(function, arguments)
+            self._addresses = addresses
         assert self._graph is not None
         for mine, other in zip(tensors_of(self._arguments) if given else (), given):
             mine.copy_(other, non_blocking=True)

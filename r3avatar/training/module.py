@@ -176,7 +176,6 @@ class AvatarModule(pl.LightningModule):
     def _step(self, batch: Batch, optimizer: torch.optim.Optimizer, observe: bool) -> dict[str, Tensor]:
         """Forward, backward, statistics, update; nothing in it waits for the device."""
         self.render = None  # with the graph of the step before
-        optimizer.zero_grad(set_to_none=True)  # of a recording that failed
         terms, render, attributes = self.forward_backward(batch)
         if observe:
             assert self.observer is not None
