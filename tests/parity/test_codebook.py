@@ -59,6 +59,6 @@ def test_normalisation(oracle, parity):
     box = box_around(torch.from_numpy(z["aabb_cloud"])).numpy()
     parity("codebook", "box around points", np.abs(box - z["aabb_from_cloud"]).max(), 1e-6)
     for half in (50, 75, 150):
-        codebook.recorded_length = 2.0 * half
+        codebook = TemporalCodebook(torch.from_numpy(z["norm_aabb"]), 2.0 * half, (4,), 2, 1)
         found = codebook.normalise_times(torch.from_numpy(z["time_frames"]).float()).numpy()
         parity("codebook", f"time, T={2 * half}", np.abs(found - z[f"time_norm_half{half}"]).max(), 1e-6)
