@@ -1,9 +1,11 @@
 """The avatar's verbs: record, retrieve, reconstruct; its state; its ablations."""
 
+import functools
+
 import pytest
 import torch
 
-from r3avatar.avatar import TemporalCodebook, build_avatar
+from r3avatar.avatar import TemporalCodebook, WeightOffsets, build_avatar
 from r3avatar.body import load_body
 from r3avatar.retrieval import NearestFrame, Retriever
 from r3avatar.types import BodyPose
@@ -116,3 +118,33 @@ def test_initial_scale_and_opacity(body):
     avatar = build_avatar(body, 10, codebook=_codebook, initial_scale=0.006, initial_opacity=0.9)
     attributes = avatar.record(torch.tensor([2.0]))
     assert 0.003 < attributes.scale.mean() < 0.009 and 0.8 < attributes.opacity_logit.sigmoid().mean() < 0.95
+
+
+def test_the_vertex_that_is_followed(body):
+    """'moved' looks where the offset puts a Gaussian, 'canonical' where it stands, whatever the offset."""
+    points = torch.tensor([[0.0, -0.9, 0.0], [0.4, 0.2, 0.0]])
+    moved = points + torch.tensor([[[0.0, 0.0, 0.0]], [[0.0, 0.5, 0.0]]])
+    found = {}
+    for follow in ("moved", "canonical"):
+        avatar = build_avatar(body, 10, codebook=_codebook, skinning=functools.partial(WeightOffsets, follow=follow))
+        found[follow] = avatar.skinning.vertex(points, moved)
+    assert torch.equal(found["canonical"][0], found["canonical"][1])
+    assert torch.equal(found["moved"][0], found["canonical"][0]) and not torch.equal(*found["moved"])
+    with pytest.raises(ValueError, match="follow"):
+        WeightOffsets(55, follow="nowhere")
+
+
+def test_a_higher_floor_lets_weights_go_to_other_joints(body):
+    vertex, logits = torch.tensor([[100]]), torch.zeros(1, 55)
+    other = int(body.weights[100].argmin())
+    logits[0, other] = 5.0
+    weight = {}
+    for floor in (1e-9, 1e-2):
+        avatar = build_avatar(body, 10, codebook=_codebook, skinning=functools.partial(WeightOffsets, floor=floor))
+        weights = avatar.skinning.weights(vertex, logits)[0, 0]
+        expected = torch.softmax((body.weights[100] + floor).log() + logits[0], -1)
+        torch.testing.assert_close(weights, expected)
+        weight[floor] = float(weights[other])
+    assert weight[1e-9] < 1e-5 and weight[1e-2] > 0.3
+    with pytest.raises(ValueError, match="floor"):
+        WeightOffsets(55, floor=0.0)
