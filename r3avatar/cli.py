@@ -10,6 +10,8 @@ import sys
 import warnings
 from importlib import resources
 
+from r3avatar.early_start import begin_training, collect_again, uncollected
+
 # What each verb does, and three commands worth trying.
 VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
     "synthesize": (
@@ -257,7 +259,9 @@ def _task(verb: str):
             ModuleNotFoundError,
         )  # fmt: skip
         try:
-            return importlib.import_module(f"r3avatar.verbs.{verb}").run(config)
+            run = importlib.import_module(f"r3avatar.verbs.{verb}").run
+            collect_again()
+            return run(config)
         except expected as error:
             if os.environ.get("R3AVATAR_TRACEBACK") == "1":
                 raise
@@ -281,6 +285,7 @@ def _sweep_if_asked(arguments: list[str]) -> None:
         if any(a in ("-m", "--multirun") for a in arguments):
             from r3avatar.sweeps.sweep import sweep
 
+            collect_again()  # it imports little, and lives long
             raise SystemExit(sweep(words))
         for word in words:
             if word.startswith(("launcher=", "hparams_search=")):
@@ -288,6 +293,36 @@ def _sweep_if_asked(arguments: list[str]) -> None:
     except RunError as error:
         print(f"r3avatar train: {error}", file=sys.stderr)
         raise SystemExit(2) from error
+
+
+def _compose_and_run(verb: str, arguments: list[str]) -> None:
+    """A verb that has a configuration."""
+    warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        config = check(verb, arguments)
+        require(config)
+        if "run" in config and verb != "compare":  # which takes several
+            from r3avatar.run import open_run
+
+            open_run(config.run)
+    except Exception as error:
+        from r3avatar.run import RunError
+
+        if not isinstance(error, (UsageError, RunError)):
+            raise
+        print(f"r3avatar {verb}: {error}", file=sys.stderr)
+        raise SystemExit(2) from error
+
+    if verb == "train" and not any(a.startswith(("--cfg", "-c", "--info")) for a in arguments):
+        _sweep_if_asked(arguments)
+        if not any(a.startswith("-") for a in arguments):
+            begin_training(config)
+
+    import hydra
+
+    sys.argv = ["r3avatar", *arguments]
+    hydra.main(version_base="1.3", config_path="pkg://r3avatar.configs", config_name=verb)(_task(verb))()
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -311,30 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
         from r3avatar.body.convert import main as convert_body
 
         raise SystemExit(convert_body(rest))
-    warnings.filterwarnings("ignore", category=UserWarning, module="pytorch_lightning")
-    warnings.filterwarnings("ignore", category=FutureWarning)
-    try:
-        config = check(verb, rest)
-        require(config)
-        if "run" in config and verb != "compare":  # which takes several
-            from r3avatar.run import open_run
-
-            open_run(config.run)
-    except Exception as error:
-        from r3avatar.run import RunError
-
-        if not isinstance(error, (UsageError, RunError)):
-            raise
-        print(f"r3avatar {verb}: {error}", file=sys.stderr)
-        raise SystemExit(2) from error
-
-    if verb == "train" and not any(a.startswith(("--cfg", "-c", "--info")) for a in rest):
-        _sweep_if_asked(rest)
-
-    import hydra
-
-    sys.argv = ["r3avatar", *rest]
-    hydra.main(version_base="1.3", config_path="pkg://r3avatar.configs", config_name=verb)(_task(verb))()
+    with uncollected():
+        _compose_and_run(verb, rest)
 
 
 if __name__ == "__main__":

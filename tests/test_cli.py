@@ -92,3 +92,16 @@ def test_doctor_runs_and_needs_nothing_more():
 def test_help_needs_no_torch():
     code = "import sys, r3avatar.cli as c; c.main(['train', '--help']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_training_imports_nothing_that_only_other_verbs_or_choices_need():
+    late = {
+        "av", "faiss", "joblib", "llvmlite", "lpips", "numba", "optuna", "ray", "submitit", "tensorboard",
+        "torchvision", "transformers", "wandb", "r3avatar.captures.synthesis", "r3avatar.comparison",
+        "r3avatar.evaluation.film", "r3avatar.inspection", "r3avatar.motion.bvh", "r3avatar.retrieval.retriever",
+        "r3avatar.sweeps.sweep",
+    }  # fmt: skip
+    code = "import sys, pytorch_lightning; before = set(sys.modules); import r3avatar.verbs.train;"
+    code += f"found = {late} & (set(sys.modules) - before); assert not found, found"  # Lightning looks for more
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -12,17 +12,17 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from r3avatar.captures.capture import CaptureError
+from r3avatar.early_start import HDF5_WALK, helper_process
 
 SECONDS = 30.0  # that the library may take for one group or dataset
 State = tuple[str, int, int]  # path, size, modification time
 
-_SCRIPT = Path(__file__).with_name("hdf5_walk.py")
+_SCRIPT = HDF5_WALK
 _lock = threading.Lock()
 _helper: subprocess.Popen | None = None
 _abandoned: list[subprocess.Popen] = []  # of the process that this one was forked from
@@ -82,7 +82,7 @@ def _ask(request: dict) -> tuple[str | None, int | None]:
     """The last place that the helper named, and its exit code; None: it came back."""
     global _helper
     if _helper is None:
-        _helper = subprocess.Popen([sys.executable, str(_SCRIPT)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        _helper = helper_process(_SCRIPT)
     place = None
     with contextlib.suppress(BrokenPipeError):
         _helper.stdin.write(json.dumps(request).encode() + b"\n")

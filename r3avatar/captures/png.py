@@ -10,7 +10,6 @@ from __future__ import annotations
 import struct
 import zlib
 
-import av
 import numpy as np
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -26,6 +25,8 @@ def decode_png(content: bytes) -> np.ndarray | None:
     header = _header(content)
     if header is None:
         return None
+    import av  # which only preparing needs: frames of the cache are decoded already
+
     width, height, name, channels = header
     codec = av.CodecContext.create("png", "r")
     codec.thread_count = 1

@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from torch import Tensor
@@ -55,6 +54,8 @@ def write_video(path: Path, frames: Iterable, fps: float) -> Path:
 
     Odd sizes are padded by one pixel, as the codec needs even ones. The file appears under its name when complete.
     """
+    import av  # which a training needs at its end
+
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}-{os.getpid()}{path.suffix}")
     try:
