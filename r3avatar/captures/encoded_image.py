@@ -43,9 +43,8 @@ def decode_mask(data: np.ndarray) -> np.ndarray:
     x, y, w, h = cv2.boundingRect(image.reshape(height, width * channels))
     here = slice(y, y + h), slice(x // channels, -(-(x + w) // channels))
     mask = np.zeros((height, width), np.uint8)
-    if w:  # max over the colour channels; alpha, the fourth, is opacity and not the person
-        first, second, third = cv2.split(image[here])[:3]
-        mask[here] = cv2.max(cv2.max(first, second), third) != 0
+    if w:  # alpha, the fourth channel, is opacity and not the person
+        mask[here] = cv2.inRange(image[here], (0, 0, 0, 0), (0, 0, 0, 255)) == 0
     return mask
 
 

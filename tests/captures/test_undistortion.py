@@ -2,6 +2,9 @@
 
 import cv2
 import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from r3avatar.captures.undistortion import Undistortion
 
@@ -95,3 +98,38 @@ def test_only_the_person_is_computed_and_the_result_is_that_of_the_whole():
             np.testing.assert_array_equal(rgb, whole[..., ::-1])
             expected = cv2.resize(whole_mask, scaled_size, interpolation=cv2.INTER_NEAREST_EXACT)
             np.testing.assert_array_equal(scaled_mask, expected)
+
+
+def _of_the_whole(image, mask, K, D, scaled_size):
+    """All of the image undistorted, blackened and scaled at once."""
+    if D is not None:
+        maps = cv2.initUndistortRectifyMap(K, D, None, K, mask.shape[::-1], cv2.CV_16SC2)
+        image, mask = cv2.remap(image, *maps, cv2.INTER_LINEAR), cv2.remap(mask, *maps, cv2.INTER_NEAREST)
+    image = image * mask[..., None]
+    if scaled_size != mask.shape[::-1]:
+        image = cv2.resize(image, scaled_size, interpolation=cv2.INTER_AREA)
+        mask = cv2.resize(mask, scaled_size, interpolation=cv2.INTER_NEAREST_EXACT)
+    return image[..., ::-1], mask
+
+
+_RECTANGLES = st.lists(st.tuples(*[st.integers(0, 320)] * 2, *[st.integers(1, 200)] * 2), max_size=4)
+_LENS = st.tuples(*[st.floats(-limit, limit) for limit in (0.4, 0.3, 0.02, 0.02, 0.1)])
+
+
+@pytest.mark.parametrize("block", [1, 2, 4, 3, None])
+@settings(max_examples=60, deadline=None)
+@given(columns=st.integers(3, 80), rows=st.integers(3, 80), rectangles=_RECTANGLES, lens=_LENS | st.none(),
+       seed=st.integers(0, 99))  # fmt: skip
+def test_bands_of_windows_are_the_whole_image_to_the_bit(block, columns, rows, rectangles, lens, seed):
+    """Any lens, any size, any number of persons and specks anywhere; block None: a scale that does not divide."""
+    random = np.random.default_rng(seed)
+    width, height = (block or 4) * columns, (block or 4) * rows
+    scaled_size = (columns, rows) if block else (max(1, int(width / 2.7)), max(1, int(height / 3.3)))
+    lens_K = np.array([[1.1 * width, 0, 0.47 * width], [0, 1.15 * width, 0.53 * height], [0, 0, 1]])
+    D = np.array(lens) if lens and any(lens) else None  # a lens of zeros counts as none
+    image, mask = random.integers(0, 256, (height, width, 3), dtype=np.uint8), np.zeros((height, width), np.uint8)
+    for x, y, w, h in rectangles:
+        mask[y % height :, x % width :][:h, :w] = 1
+    found = Undistortion(lens_K, D, (width, height), scaled_size)(image, mask)
+    for ours, expected in zip(found, _of_the_whole(image, mask, lens_K, D, scaled_size)):
+        np.testing.assert_array_equal(ours, expected)
