@@ -36,8 +36,8 @@ from r3avatar.captures.smc_reader import image_group, mask_group, open_smc, read
 WIDTH, HEIGHT = 2448, 2048
 
 
-def write_capture(root: str, cameras: int, frames: int, mask_channels: int = 3) -> None:
-    """A rig around a standing body; noise-textured pictures, an ellipse as the person, its mask a PNG."""
+def write_capture(root: str, cameras: int, frames: int, mask_channels: int = 3, arms: bool = False) -> None:
+    """A rig around a standing body; noise-textured pictures, an ellipse as the person (with arms spread), a PNG mask."""
     random = np.random.default_rng(0)
     settings = {}
     for camera in range(cameras):
@@ -51,6 +51,8 @@ def write_capture(root: str, cameras: int, frames: int, mask_channels: int = 3) 
     image = cv2.resize(random.integers(0, 255, (HEIGHT // 8, WIDTH // 8, 3), dtype=np.uint8), (WIDTH, HEIGHT))
     mask = np.zeros((HEIGHT, WIDTH, 3), np.uint8)
     cv2.ellipse(mask, (WIDTH // 2, HEIGHT // 2), (300, 800), 0, 0, 360, (255, 255, 255), -1)
+    if arms:
+        cv2.rectangle(mask, (WIDTH // 9, 700), (WIDTH - WIDTH // 9, 860), (255, 255, 255), -1)
     jpeg, png = cv2.imencode(".jpg", image)[1].tobytes(), cv2.imencode(".png", mask[..., :mask_channels])[1].tobytes()
     with SmcWriter(root, "bench", cameras=settings, num_frames=frames) as writer:
         for camera, frame in itertools.product(settings, range(frames)):
@@ -186,6 +188,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--mask-channels", type=int, default=3, choices=(1, 3))
+    parser.add_argument("--arms", action="store_true", help="the person spreads its arms")
     parser.add_argument("--memory", action="store_true")
     a = parser.parse_args()
     if a.memory:
@@ -193,7 +196,7 @@ def main() -> None:
         return
     body = load_body("demo")
     with tempfile.TemporaryDirectory() as folder:
-        write_capture(folder, a.cameras, a.frames, a.mask_channels)
+        write_capture(folder, a.cameras, a.frames, a.mask_channels, a.arms)
         start = time.perf_counter()
         capture = open_capture(folder, a.cameras, a.frames)
         print(f"{'open the capture':44} {time.perf_counter() - start:7.2f} s")

@@ -10,7 +10,7 @@ import numpy as np
 from r3avatar.captures.boxes import mask_rectangle
 
 _CELL = 16  # pixels; how finely the maps are searched for the person
-_BAND = 64
+_BAND = 64  # rows that are undistorted and scaled at a time
 
 Rectangle = tuple[int, int, int, int]  # x, y, width, height; width and height 0: empty
 
