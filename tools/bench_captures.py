@@ -37,7 +37,7 @@ WIDTH, HEIGHT = 2448, 2048
 
 
 def write_capture(root: str, cameras: int, frames: int, mask_channels: int = 3, arms: bool = False) -> None:
-    """A rig around a standing body; noise-textured pictures, an ellipse as the person (with arms spread), a PNG mask."""
+    """A rig around a standing body; noise-textured pictures, an ellipse (and arms) as the person, its mask a PNG."""
     random = np.random.default_rng(0)
     settings = {}
     for camera in range(cameras):
