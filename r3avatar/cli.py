@@ -10,8 +10,6 @@ import sys
 import warnings
 from importlib import resources
 
-from r3avatar.early_start import begin_training, collect_again, uncollected
-
 # What each verb does, and three commands worth trying.
 VERBS: dict[str, tuple[str, tuple[str, str, str]]] = {
     "synthesize": (
@@ -249,6 +247,7 @@ def _task(verb: str):
         from omegaconf.errors import MissingMandatoryValue
 
         from r3avatar.captures import CaptureError
+        from r3avatar.early_start import collect_again
         from r3avatar.motion.poses import MotionError
         from r3avatar.retrieval import RetrievalError
         from r3avatar.run import RunError
@@ -283,6 +282,7 @@ def _sweep_if_asked(arguments: list[str]) -> None:
     words = [a for a in arguments if not a.startswith("-")]
     try:
         if any(a in ("-m", "--multirun") for a in arguments):
+            from r3avatar.early_start import collect_again
             from r3avatar.sweeps.sweep import sweep
 
             collect_again()  # it imports little, and lives long
@@ -317,6 +317,8 @@ def _compose_and_run(verb: str, arguments: list[str]) -> None:
     if verb == "train" and not any(a.startswith(("--cfg", "-c", "--info")) for a in arguments):
         _sweep_if_asked(arguments)
         if not any(a.startswith("-") for a in arguments):
+            from r3avatar.early_start import begin_training
+
             begin_training(config)
 
     import hydra
@@ -346,6 +348,8 @@ def main(arguments: list[str] | None = None) -> None:
         from r3avatar.body.convert import main as convert_body
 
         raise SystemExit(convert_body(rest))
+    from r3avatar.early_start import uncollected
+
     with uncollected():
         _compose_and_run(verb, rest)
 
