@@ -14,10 +14,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 HDF5_WALK = Path(__file__).parent / "captures" / "hdf5_walk.py"
 _READ_HDF5 = ("r3avatar.captures.DnaRendering",)
@@ -36,7 +34,9 @@ def begin_training(config: DictConfig) -> None:
     if not on_cpu:
         # Not a daemon: Python's end waits for it, as nothing may end within the driver's initialisation.
         os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does, before the driver's initialisation
-        threading.Thread(target=open_cuda, name="CUDA's context").start()
+        devices = config.trainer.get("devices")  # a number of them, or which
+        first = devices[0] if OmegaConf.is_list(devices) and len(devices) else 0
+        threading.Thread(target=open_cuda, args=(first,), name="CUDA's context").start()
 
 
 def helper_process(script: Path) -> subprocess.Popen:

@@ -46,6 +46,7 @@ def test_without_a_driver_there_is_no_cuda(monkeypatch):
     ("overrides", "cuda", "hdf5"),
     [
         ([], True, True),
+        (["trainer.devices=[2]"], True, True),
         (["trainer.accelerator=cpu"], False, True),
         (["rasterizer=numba"], False, True),
         (["capture=zju_mocap", "capture.root=x", "capture.subject=x", "body=smpl", "body.path=x"], True, False),
@@ -53,13 +54,14 @@ def test_without_a_driver_there_is_no_cuda(monkeypatch):
     ],
 )
 def test_only_what_a_training_wants_is_begun(monkeypatch, overrides, cuda, hdf5):
-    opened = threading.Event()
-    monkeypatch.setattr(early_start, "open_cuda", opened.set)
+    opened, devices = threading.Event(), []
+    monkeypatch.setattr(early_start, "open_cuda", lambda device: (devices.append(device), opened.set()))
     monkeypatch.setattr(early_start, "_start", lambda script: script)
     monkeypatch.setattr(early_start, "_begun", {})
     monkeypatch.setenv("CUDA_MODULE_LOADING", "LAZY")
     early_start.begin_training(check("train", overrides))
     assert opened.wait(5 if cuda else 0.1) is cuda
+    assert devices == [2 if "trainer.devices=[2]" in overrides else 0] * cuda
     assert list(early_start._begun) == [hdf5_guard._SCRIPT] * hdf5
 
 
