@@ -124,7 +124,7 @@ def test_sums_of_many_images_and_tiles():
     from r3avatar.training import triton_loss
 
     images, tiles, count = triton_loss.IMAGES + 3, triton_loss.TILES + 5, 7.0
-    sums = torch.rand(4, images, tiles, device=device)
+    sums = torch.rand(4, images, tiles, generator=torch.Generator().manual_seed(0)).to(device)
     sums[2] = count / tiles
     rect = torch.tensor([0, 0, 3, 4], device=device).expand(images, 4).contiguous()
     pixels, terms = sums.new_empty(images), [sums.new_empty(()) for _ in range(4)]
@@ -134,7 +134,7 @@ def test_sums_of_many_images_and_tiles():
     errors, squares, _, similarity = sums.double().sum(dim=2)
     want = [(errors / (3 * count)).mean(), (squares / count).mean(), (1 - similarity / 36).mean()]
     want.append(want[0] + 0.5 * want[1] + 0.25 * want[2])
-    torch.testing.assert_close(torch.stack(terms).double(), torch.stack(want), rtol=1e-6, atol=0)
+    torch.testing.assert_close(torch.stack(terms).double(), torch.stack(want), rtol=4e-6, atol=0)  # float32's sums
     torch.testing.assert_close(pixels, torch.full_like(pixels, count))
 
 
