@@ -21,6 +21,8 @@ from r3avatar.retrieval import Mixture, Retrieved, part_weights
 from r3avatar.training.optimizer import GROUPS, make_optimizer
 from r3avatar.types import BodyPose, Cameras
 
+from .blending_backends import blended_by_both
+
 FRAMES = torch.tensor([0.0, 2.0, 3.0, 7.0, 9.0])
 CODEBOOK = functools.partial(TemporalCodebook, spatial_resolutions=(8,), time_resolution=10, channels=16)
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
@@ -179,14 +181,7 @@ def test_blending_by_triton_is_blending_by_torch(device):
     if device == "cpu" and torch.cuda.is_available():
         pytest.skip("the kernels are interpreted only where there is no CUDA device")
     avatar, retrieved = _avatar(device, every=300 if device == "cpu" else 1), _retrieved()[[0, 0]]
-    constants = avatar.constants()
-    for published, align in ((False, False), (True, False), (False, True)):
-        avatar.blend_weights_published = published
-        results = []
-        for backend in ("torch", "triton"):
-            avatar.skinning.backend = backend
-            arguments = (x.to(device) for x in avatar.distinct_times(retrieved))
-            results.append(avatar.blend_times(*arguments, constants, align))
+    for results in blended_by_both(avatar, retrieved):
         assert len(tensors_of(results[0])) == 5
         for a, b in zip(*map(tensors_of, results)):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)

@@ -12,6 +12,8 @@ from r3avatar.rasterizer import make_rasterizer
 from r3avatar.retrieval import Retrieved
 from r3avatar.types import BodyPose, Cameras
 
+from .blending_backends import blended_by_both
+
 DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, pytest.mark.skipif(
     not torch.cuda.is_available(), reason="needs a CUDA device")])]  # fmt: skip
 
@@ -176,13 +178,6 @@ def test_blending_by_triton_is_blending_by_torch():
     avatar, retrieved = _avatar(device), _retrievals(1)[2][[0, 0]]
     if device == "cpu":  # few Gaussians: the kernels are interpreted
         avatar.gaussians.positions.data = avatar.gaussians.positions.data[::300].contiguous()
-    constants = avatar.constants()
-    for published, align in ((False, False), (True, False), (False, True)):
-        avatar.blend_weights_published = published
-        results = []
-        for backend in ("torch", "triton"):
-            avatar.skinning.backend = backend
-            arguments = (x.to(device) for x in avatar.distinct_times(retrieved))
-            results.append(avatar.blend_times(*arguments, constants, align))
+    for results in blended_by_both(avatar, retrieved):
         for a, b in zip(*map(tensors_of, results)):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)

@@ -11,9 +11,9 @@ from r3avatar.types import BodyPose
 
 
 class Fixed(nn.Module):
-    floor, follow = 1e-9, "moved"
-
     """Given logits, whatever the points."""
+
+    floor, follow = 1e-9, "moved"
 
     def __init__(self, logits):
         super().__init__()
