@@ -73,7 +73,7 @@ class Avatar(nn.Module):
     def record(self, times: Tensor) -> Attributes:
         """What the codebook has recorded for every Gaussian at `times` [F] (frames, fractions allowed)."""
         features = self.codebook(self.gaussians.positions, times)
-        attributes = self.decoder(features)
+        attributes = self.gaussians.add_residual(self.decoder(features))
         if self.colour_residual is not None:
             attributes.colour = self.colour_residual(features)
         return attributes

@@ -30,6 +30,7 @@ def build_avatar(
     backend: str = "auto",
     matmul: str = "tf32",
     colour_residual: bool = False,
+    static_residual: bool = False,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose.
 
@@ -42,6 +43,7 @@ def build_avatar(
     backend: of decoder and skinning: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'.
     matmul: 'tf32', 'tf32x3' or 'ieee': what Triton's networks (decoder, weight offsets) multiply in; see `MATMULS`.
     colour_residual: colours change with time (`ColourResidual`); ValueError with a codebook that has no time.
+    static_residual: every Gaussian has an opacity, scale and rotation of its own (`CanonicalGaussians`).
     """
     joints = body.num_joints
     offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
@@ -54,7 +56,7 @@ def build_avatar(
     planes = codebook(aabb=box_around(points, box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
-    gaussians = CanonicalGaussians(points, sh_degree)
+    gaussians = CanonicalGaussians(points, sh_degree, static_residual)
     if colour_residual and not planes.temporal:
         raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
     residual = ColourResidual(planes.features) if colour_residual else None

@@ -1,27 +1,38 @@
-"""The learned canonical Gaussians: positions and colours."""
+"""The learned canonical Gaussians: positions and colours, and shapes of their own where an avatar has them."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
-PARAMETERS = ("positions", "sh_dc", "sh_rest")
+from r3avatar.avatar.decoder import Attributes
 
 
 class CanonicalGaussians(nn.Module):
     """N Gaussians in the big pose. Opacity, scale and rotation come from the decoder, at a time.
 
+    With a static residual (not in the paper) a Gaussian also has an opacity, scale and rotation of its own, which the
+    recorded ones change: texture finer than the codebook's texels, and splits that do make Gaussians smaller.
+
     Source: R3-Avatar "canonical Gaussians"; spherical harmonics as in 3D Gaussian splatting (Kerbl et al. 2023).
     """
 
-    def __init__(self, points: Tensor, sh_degree: int = 3):
-        """points [N, 3] metres; sh_degree: highest degree; the active one starts at 0. Colours start at mid-grey."""
+    def __init__(self, points: Tensor, sh_degree: int = 3, static_residual: bool = False):
+        """points [N, 3] metres; sh_degree: highest degree; the active one starts at 0. Colours start at mid-grey.
+        static_residual: opacity, scale and rotation of a Gaussian's own, which start as no change at all."""
         super().__init__()
         N = points.shape[0]
         self.max_sh_degree, self.active_sh_degree = sh_degree, 0
         self.positions = nn.Parameter(points.detach().float().clone())
         self.sh_dc = nn.Parameter(torch.zeros(N, 1, 3))
         self.sh_rest = nn.Parameter(torch.zeros(N, (sh_degree + 1) ** 2 - 1, 3))
+        self.static_residual = static_residual
+        if static_residual:
+            self.opacity_residual = nn.Parameter(torch.zeros(N, 1))  # added to the logit
+            self.scale_residual = nn.Parameter(torch.zeros(N, 3))  # logarithm of a factor
+            self.rotation_residual = nn.Parameter(torch.zeros(N, 4))  # added to the quaternion
 
     def __len__(self) -> int:
         return self.positions.shape[0]
@@ -32,6 +43,17 @@ class CanonicalGaussians(nn.Module):
         count = (self.active_sh_degree + 1) ** 2 - 1
         return self.sh_dc if count == 0 else torch.cat([self.sh_dc, self.sh_rest[:, :count]], 1)
 
+    def add_residual(self, attributes: Attributes) -> Attributes:
+        """What is recorded at F times, [F, N, ...], on top of what is a Gaussian's own; itself without a residual."""
+        if not self.static_residual:
+            return attributes
+        return replace(
+            attributes,
+            opacity_logit=attributes.opacity_logit + self.opacity_residual,
+            scale=attributes.scale * self.scale_residual.exp(),
+            rotation=attributes.rotation + self.rotation_residual,
+        )
+
     # The active degree and the number of Gaussians are part of the state: a checkpoint taken after densification loads
     # into a model that was built from the body's vertices.
     def get_extra_state(self) -> Tensor:
@@ -41,8 +63,8 @@ class CanonicalGaussians(nn.Module):
         self.active_sh_degree = int(state)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
-        for name in PARAMETERS:
-            stored, own = state_dict.get(prefix + name), getattr(self, name)
+        for name, own in self.named_parameters(recurse=False):
+            stored = state_dict.get(prefix + name)
             if stored is not None and stored.shape[1:] == own.shape[1:] and stored.shape[0] != own.shape[0]:
                 own.data = own.data.new_empty(stored.shape)
         super()._load_from_state_dict(state_dict, prefix, *args)

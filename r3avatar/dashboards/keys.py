@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r3avatar.retrieval.parts import PARTS
-from r3avatar.training.optimizer import GROUPS
+from r3avatar.training.optimizer import GROUPS, RESIDUAL
 
 Kind = Literal["scalar", "histogram", "pictures", "video", "table"]
 When = Literal["step", "validation", "end"]
@@ -62,7 +62,8 @@ def _keys() -> tuple[Key, ...]:
     add("train/images", "scalar", "step", "images seen: the x axis of all curves")
     add("train/progress", "scalar", "step", "share of the budget that is spent")
     add("train/psnr", "scalar", "step", "PSNR of the latest step's images in their crops, dB")
-    absent = {"skinning": "a `skinning` other than none", "pose_refinement": "a `pose_refinement` other than none"}
+    absent = {name: f"a `{name}` other than none" for name in ("skinning", "pose_refinement")}
+    absent |= {name: "`avatar.static_residual=true`" for name in RESIDUAL}
     for group in GROUPS:
         add(f"train/lr_{group}", "scalar", "step", f"learning rate of the group `{group}`", absent.get(group, ""))
 

@@ -85,7 +85,8 @@ class DensityControl:
     The window is the interval since the last edit, and so many before it that `window_frames` frames lie in it.
 
     An edit moves and copies positions and colours. That a split makes scales 1.6 times smaller and a merge 1 / 0.8
-    times larger counts for the rules that follow in the same edit, and no longer: the decoder has the scales.
+    times larger counts for the rules that follow in the same edit, and no longer where the decoder alone has the
+    scales; with a static residual (`CanonicalGaussians`) it lasts.
 
     Source: R3-Avatar, after GauHuman (Hu & Liu 2024) and 3D Gaussian splatting (Kerbl et al. 2023). Each switch
     `*_published` restores one defect of the published code.

@@ -13,6 +13,7 @@ divergence to the nearest neighbour and the merge.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -169,8 +170,7 @@ def split(state: State, mask: Tensor, noise: Callable[[int], Tensor]) -> State:
     drawn = sample(state, ids, noise(len(ids)))
     after, old = _with_copies(state, ~mask, ids)
     after["positions"][old:] = drawn
-    after["scales"][old:].div_(SPLIT_SHRINK)
-    after["radii"][old:].div_(SPLIT_SHRINK)
+    _shrink(after, old, SPLIT_SHRINK)
     return after
 
 
@@ -190,13 +190,12 @@ def merge(state: State, mask: Tensor, neighbour: Tensor, mutual_merges_published
         mutual = mask.index_select(0, partner) & (neighbour.index_select(0, partner) == ids)
         first = _rows(~(mutual & (ids > partner)))
         ids, partner = ids.index_select(0, first), partner.index_select(0, first)
-    kept = ("scales", "quaternions", "radii", "gradients", "source", "born")
+    kept = ("scales", "quaternions", "radii", "gradients", "source", "born", "scale_residual", "rotation_residual")
     after, old = _with_copies(state, ~removed, ids)
     for name, value in state.items():
         if name not in kept:
             after[name][old:].add_(value.index_select(0, partner)).div_(2)
-    after["scales"][old:].div_(MERGE_SHRINK)
-    after["radii"][old:].div_(MERGE_SHRINK)
+    _shrink(after, old, MERGE_SHRINK)
     return after
 
 
@@ -208,6 +207,14 @@ def merge_removed(mask: Tensor, neighbour: Tensor) -> Tensor:
 def _rows(mask: Tensor) -> Tensor:
     """Ids [M] where a mask is true. On CUDA it waits for the device once: a mask as an index would each time."""
     return mask.nonzero()[:, 0]
+
+
+def _shrink(state: State, old: int, factor: float) -> None:
+    """Make the copies from row `old` on smaller; lasting where a Gaussian has a scale of its own."""
+    state["scales"][old:].div_(factor)
+    state["radii"][old:].div_(factor)
+    if "scale_residual" in state:
+        state["scale_residual"][old:].sub_(math.log(factor))
 
 
 def _with_copies(state: State, keep: Tensor | None, ids: Tensor) -> tuple[State, int]:

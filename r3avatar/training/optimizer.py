@@ -9,7 +9,8 @@ from r3avatar.avatar import Avatar
 from r3avatar.training.fused_adam import FusedAdam
 from r3avatar.training.schedules import log_linear
 
-GROUPS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement")
+RESIDUAL = ("opacity", "scale", "rotation")  # of `CanonicalGaussians`, with avatar.static_residual=true
+GROUPS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement", *RESIDUAL)
 BATCH_RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 """Exponents of a step's number of images."""
 
@@ -24,6 +25,9 @@ def make_optimizer(
     decoder: float = 5e-5,
     skinning: float = 5e-5,
     pose_refinement: float = 5e-5,
+    opacity: float = 5e-2,
+    scale: float = 5e-3,
+    rotation: float = 1e-3,
     eps: float = 1e-15,
 ) -> FusedAdam:
     """Adam whose groups carry `name` and `initial_lr`; absent parts (ablations) have no group.
@@ -44,6 +48,9 @@ def make_optimizer(
             [] if modules["pose_refinement"] is None else list(modules["pose_refinement"].parameters()),
             pose_refinement,
         ),
+        "opacity": ([g.opacity_residual] if g.static_residual else [], opacity),
+        "scale": ([g.scale_residual] if g.static_residual else [], scale),
+        "rotation": ([g.rotation_residual] if g.static_residual else [], rotation),
     }
     groups = [
         {"params": values, "lr": rate, "initial_lr": rate, "name": name}
