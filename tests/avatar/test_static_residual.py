@@ -107,8 +107,8 @@ def test_density_control_carries_it_and_a_checkpoint_of_another_size_loads():
     means2d.grad = torch.zeros(1, 1, N, 2).index_fill(2, torch.tensor([5]), 1.0)
     render = RenderOutput(torch.zeros(1, 1, 2, 2, 3), torch.zeros(1, 1, 2, 2), torch.ones(1, 1, N), means2d)
     rotation = torch.tensor([1.0, 0, 0, 0]).expand(1, N, 4)
-    step = Attributes(torch.zeros(1, N, 3), torch.zeros(1, N, 1), torch.full((1, N, 3), 0.5), rotation)
-    control.observe(render, step, 200, 100)  # it is large: split
+    scale = torch.full((1, N, 3), 0.002).index_fill(1, torch.tensor([5]), 0.05)  # large: it is split
+    control.observe(render, Attributes(torch.zeros(1, N, 3), torch.zeros(1, N, 1), scale, rotation), 200, 100)
     edit = control.step(gaussians, 500, 1.0)
     assert edit.split == 1
     apply_edit(optimizer, gaussians, edit)
