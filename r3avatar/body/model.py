@@ -180,6 +180,13 @@ class BodyModel(nn.Module):
         x = (blended[..., :3] @ rest[..., None])[..., 0] + blended[..., 3]
         return x @ pose.R.mT + pose.Th[:, None]
 
+    def posed_joints(self, pose: BodyPose) -> Tensor:
+        """Posed joints in the world, [F, J, 3] metres: where `vertices` has the same pose's."""
+        rest = self.joints(pose.betas, pose.expression)
+        A = self.skinning_transforms(self.rotations(pose.theta), rest)
+        places = (A[..., :3, :3] @ rest[..., None])[..., 0] + A[..., :3, 3]
+        return places @ pose.R.mT + pose.Th[:, None]
+
     def big_pose(self) -> Tensor:
         """The canonical pose [J, 3]: legs apart, feet level, arms in T; SMPL-X hands carry the mean hand pose.
 

@@ -13,8 +13,7 @@ from torch import nn
 
 from r3avatar.avatar import Avatar, Playback
 from r3avatar.captures import Capture
-from r3avatar.evaluation.evaluate import evaluate_split, fit_retriever, renderer, retrieve_for
-from r3avatar.evaluation.oracle_times import OracleTimes
+from r3avatar.evaluation.evaluate import choose_times, evaluate_split, renderer
 from r3avatar.evaluation.plots import retrieval_timeline
 from r3avatar.evaluation.steadiness import Steadiness
 from r3avatar.rasterizer import Rasterizer
@@ -55,11 +54,7 @@ def compare_retrievals(
     found = {}
     for name, retriever in retrievers.items():
         start = time.perf_counter()
-        fit_retriever(retriever, capture)
-        if isinstance(retriever, OracleTimes):
-            retrieved, rows = retriever.search(playback, batches, device)
-        else:
-            retrieved, rows = retrieve_for(capture, retriever, frames)
+        retrieved, rows = choose_times(playback, capture, retriever, batches, frames)
         seconds = time.perf_counter() - start
         summary, _ = evaluate_split(
             "novel_pose", batches, renderer(playback, "novel_pose", retrieved, rows), None, lpips, 1.0, device,

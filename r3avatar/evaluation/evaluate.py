@@ -80,6 +80,16 @@ def fit_retriever(retriever, capture: Capture):
     return retriever.fit(capture.poses.theta[rows], times, bank=bank)
 
 
+def choose_times(
+    playback: Playback, capture: Capture, retriever, batches: Iterable[Batch], frames: Iterable[int]
+) -> tuple[Retrieved | Mixture, dict[int, int]]:
+    """Fit the retriever and choose the times of `frames` (ids), as `retrieve_for`; the oracle by `batches`' images."""
+    fit_retriever(retriever, capture)
+    if isinstance(retriever, OracleTimes):
+        return retriever.search(playback, batches, playback.avatar.gaussians.positions.device)
+    return retrieve_for(capture, retriever, frames)
+
+
 def renderer(
     playback: Playback, split: str, retrieved: Retrieved | Mixture | None, rows: dict[int, int]
 ) -> Callable[[Batch], RenderOutput]:
@@ -172,11 +182,7 @@ def evaluate(
         wanted = capture.splits[split]
         retrieved, rows = None, {}
         if split == "novel_pose":
-            fit_retriever(retriever, capture)
-            if isinstance(retriever, OracleTimes):
-                retrieved, rows = retriever.search(playback, loader(split), device)
-            else:
-                retrieved, rows = retrieve_for(capture, retriever, wanted.frames)
+            retrieved, rows = choose_times(playback, capture, retriever, loader(split), wanted.frames)
             chosen = retrieval_rows(retrieved, {f: rows[f] for f in wanted.frames if f in rows}, capture.recorded[0])
             (folder / "logs").mkdir(exist_ok=True, parents=True)
             (folder / "logs" / "retrieval_frames.json").write_text(json.dumps(chosen, indent=1))

@@ -74,7 +74,8 @@ class PictureInPicture:
         window = tile[top : top + small.height, left : left + small.width]
         shape = silhouette(vertices, self.body.faces.cpu().numpy(), small)[: window.shape[0], : window.shape[1]]
         window[shape > 0] = 90
-        places = self._joints(pose) @ small.w2c[:3, :3].cpu().numpy().T + small.w2c[:3, 3].cpu().numpy()
+        joints = self.body.posed_joints(pose)[0].cpu().numpy()
+        places = joints @ small.w2c[:3, :3].cpu().numpy().T + small.w2c[:3, 3].cpu().numpy()
         if places[:, 2].min() < 0.01:
             return tile
         seen = places @ small.K.cpu().numpy().T
@@ -85,12 +86,6 @@ class PictureInPicture:
                 colour = COLOURS[self.part_of[joint]].tolist()
                 cv2.line(tile, points[parent].tolist(), points[joint].tolist(), colour, thick, cv2.LINE_AA, 4)
         return tile
-
-    def _joints(self, pose: BodyPose) -> np.ndarray:
-        rest = self.body.joints(pose.betas, pose.expression)
-        A = self.body.skinning_transforms(self.body.rotations(pose.theta), rest)
-        places = (A[..., :3, :3] @ rest[..., None])[..., 0] + A[..., :3, 3]
-        return (places @ pose.R.mT + pose.Th[:, None])[0].cpu().numpy()
 
     def _frames(self, height: int, frame: int) -> np.ndarray:
         tile = np.full((height, self.width, 3), BACKGROUND, np.uint8)
