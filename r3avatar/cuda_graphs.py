@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+import gc
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
 
 
 class GraphMemory:
@@ -32,24 +37,53 @@ class GraphMemory:
         """What `torch.cuda.graph` does, without its collection of garbage and its emptying of the allocator's cache."""
         graph = torch.cuda.CUDAGraph()
         self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            # thread_local: a thread that streams frames may allocate meanwhile.
-            graph.capture_begin(pool=self._pool, capture_error_mode="thread_local")
+        with torch.cuda.stream(self._stream), _no_collection():
             try:
+                # relaxed: the driver voids a recording of another mode when a thread makes a call that it holds to be
+                # unsafe, though it has nothing to do with what is recorded. Other threads allocate, wait for their
+                # copies and ask for NCCL's events meanwhile; this one loads a kernel's code at its first launch for a
+                # number of Gaussians of another divisibility. What would touch the recorded work (to wait for it, or
+                # for the whole device) is an error in this mode too.
+                graph.capture_begin(pool=self._pool, capture_error_mode="relaxed")
                 result = function()
+                graph.capture_end()
             except BaseException:
                 self._abandon(graph)
                 raise
-            graph.capture_end()
         torch.cuda.current_stream().wait_stream(self._stream)
         return graph, result
 
-    @staticmethod
-    def _abandon(graph: torch.cuda.CUDAGraph) -> None:
+    def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:
+        """End a recording that failed, so that another one can be made; the error that it failed with is the caller's.
+
+        torch before 2.12 leaves the allocators recording where a recording cannot be ended: to this pool, which is
+        refused from then on, for streams that the graph has to tell. So the allocator is told, the pool is left alone,
+        and the graph stays.
+        """
         try:
             graph.capture_end()
-        except RuntimeError:  # the capture is void already; the error that voided it is the one to report
-            return
+        except RuntimeError:
+            _void.append(graph)
+            try:
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), self._pool)
+            except RuntimeError as error:  # it had been told
+                log.debug("%s", error)
+        self._pool, self._anchor = torch.cuda.graph_pool_handle(), None
+
+
+_void: list[torch.cuda.CUDAGraph] = []  # recordings that failed: allocators may ask them until the process ends
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's garbage collection, which takes milliseconds and may end CUDA objects of anybody."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
 
 
 class RecordedFunction:
