@@ -50,19 +50,48 @@ def retrieval_timeline(
     return path
 
 
-def training_curves(path: Path, curves: dict[str, list[list[dict[str, float]]]], title: str = "") -> Path:
+Curve = list[dict[str, float]]
+
+
+def mean_curve(runs: list[Curve]) -> tuple[Curve, Curve]:
+    """Mean and standard deviation (of a sample; 0 of a single run) of runs, at the images that all validated at.
+
+    A run is its validations, as for `training_curves`; ValueError where no number of images is common to all.
+    """
+    by_images = [{point["images"]: point for point in run} for run in runs]
+    common = sorted(set(by_images[0]).intersection(*by_images[1:]))
+    if not common:
+        raise ValueError("the runs have no validation at the same number of images; train with one every_images")
+    mean, spread = [], []
+    for images in common:
+        values = np.array([[run[images]["seconds"], run[images]["psnr"]] for run in by_images])
+        deviation = values.std(0, ddof=1) if len(values) > 1 else np.zeros(2)
+        mean.append({"images": images, **dict(zip(("seconds", "psnr"), values.mean(0).tolist()))})
+        spread.append({"images": images, **dict(zip(("seconds", "psnr"), deviation.tolist()))})
+    return mean, spread
+
+
+def training_curves(path: Path, curves: dict[str, list[Curve]], title: str = "", mean: bool = False) -> Path:
     """Novel-view PSNR of runs against images seen and against seconds of training; logarithmic axes.
 
     curves: a name to the runs that share it (its seeds, drawn in one colour), a run its validations, each with
     `images`, `seconds` and `psnr` (`train.curve` of metrics.json).
+    mean: one line a name, the mean of its runs, in a band of their standard deviation (`mean_curve`); not a line a run.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
     colours = plt.get_cmap("tab10" if len(curves) <= 10 else "tab20").colors
     for number, (name, runs) in enumerate(curves.items()):
         colour, dash = colours[number % len(colours)], ("-", "--", ":")[number // len(colours) % 3]
+        spread, drawn = None, runs
+        if mean:
+            line, spread = mean_curve(runs)
+            drawn, name = [line], f"{name} ({len(runs)} run{'s' * (len(runs) > 1)})"
         for axis, key in zip(axes, ("images", "seconds")):
-            for k, run in enumerate(runs):
+            if spread is not None:
+                low, high = ([p["psnr"] + side * s["psnr"] for p, s in zip(line, spread)] for side in (-1, 1))
+                axis.fill_between([point[key] for point in line], low, high, color=colour, alpha=0.15, lw=0)
+            for k, run in enumerate(drawn):
                 axis.plot([point[key] for point in run], [point["psnr"] for point in run], f".{dash}", color=colour,
                           lw=1, label=None if k else name)  # fmt: skip
     for axis, label in zip(axes, ("images seen", "seconds of training")):

@@ -4,6 +4,9 @@ import csv
 import io
 import json
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,7 +18,7 @@ from r3avatar.comparison.runs import find_runs
 from r3avatar.comparison.table import tabulate
 from r3avatar.comparison.writers import comma_separated, latex, markdown
 from r3avatar.evaluation.media import HEAD, strip, write_image
-from r3avatar.evaluation.plots import training_curves
+from r3avatar.evaluation.plots import mean_curve, training_curves
 from r3avatar.run import RunError
 
 CONFIG = {
@@ -236,3 +239,35 @@ def test_other_pictures_are_refused(tmp_path):
 def test_curves_of_seeds_share_a_name(tmp_path):
     run = [{"images": n, "seconds": n / 10, "psnr": 20 + n / 10} for n in (8, 16)]
     assert training_curves(tmp_path / "curves.png", {"a": [run, run], "b": [run]}).stat().st_size > 1000
+
+
+def test_mean_curves_are_of_the_images_that_all_runs_validated_at(tmp_path):
+    def run(psnr, every=8):
+        return [{"images": n, "seconds": n / 10 + psnr, "psnr": psnr + n / 10} for n in range(every, 33, every)]
+
+    mean, spread = mean_curve([run(20), run(22), run(21, 16)])
+    assert [p["images"] for p in mean] == [16, 32] and mean[0]["psnr"] == pytest.approx(22.6)
+    assert mean[1]["seconds"] == pytest.approx(24.2) and spread[1]["psnr"] == pytest.approx(1.0)
+    assert mean_curve([run(20)])[1][0]["psnr"] == 0
+    assert training_curves(tmp_path / "a.png", {"a": [run(20), run(22)], "b": [run(3)]}, mean=True).stat().st_size > 999
+    with pytest.raises(ValueError, match="no validation at the same number"):
+        mean_curve([run(20, 12), run(20, 16)])
+
+
+def test_the_tool_draws_groups_of_the_same_captures(tmp_path):
+    for group, psnr in (("r3", 20.0), ("r3_plus", 21.0)):
+        for subject in ("skirt", "cape"):
+            make_run(tmp_path / f"{subject}-{group}", psnr + len(subject), config={"capture.subject": subject})
+    tool = Path(__file__).parents[2] / "tools" / "plot_curves.py"
+
+    def plot(*groups):
+        command = [sys.executable, tool, *groups, "--out", "curves.png"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+
+    done = plot("r3=*-r3", "r3_plus=skirt-r3_plus,cape-r3_plus")
+    assert done.returncode == 0, done.stderr[-2000:]
+    for line in ("| r3 | 64 | 6.4 ± 0.0 | 30.90 ± 0.71 |", "| r3_plus | 64 | 6.4 ± 0.0 | 31.90 ± 0.71 |"):
+        assert line in done.stdout
+    assert (tmp_path / "curves.png").stat().st_size > 1000
+    done = plot("r3=*-r3", "r3_plus=skirt-r3_plus")
+    assert done.returncode and "r3 has runs of cape (1 run), skirt (1 run), r3_plus of skirt (1 run)" in done.stderr
