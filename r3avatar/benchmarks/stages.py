@@ -70,7 +70,7 @@ def stage_times(
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         stages.end_of("optimizer")
-        if density.due(module.images):
+        if density.due(module.images, images):
             edit = density.step(avatar.gaussians, module.images, module.extent)
             if edit is not None:
                 apply_edit(optimizer, avatar.gaussians, edit)

@@ -58,7 +58,7 @@ class DensityCallback(pl.Callback):
         if self.density.collecting(module.images):
             parts = 1 if self.replicas is None else self.replicas.shard.frame_parts
             self.density.advance(parts * batch.rgb.shape[0])
-        if not self.density.due(module.images):
+        if not self.density.due(module.images, module.images_of_step(batch)):
             return
         module.check_finite()  # an edit waits for the device anyway
         canonical, optimizer = module.avatar.gaussians, module.optimizers().optimizer

@@ -203,7 +203,7 @@ class CheckpointCallback(pl.Callback):
         if trainer.global_step % _AGREE_EVERY and not at_once:  # to agree is to wait for the others
             return False, False
         decide = trainer.strategy.reduce_boolean_decision
-        return decide(stop, all=False), decide(late, all=False)
+        return decide(stop, all=False), self._every_minutes is not None and decide(late, all=False)
 
     def _stop(self, module: AvatarModule) -> None:
         assert self._signals is not None

@@ -97,6 +97,7 @@ class DensityControl:
         start: int = 400,
         stop: int = 15000,
         every: int = 100,
+        every_steps: int = 0,
         grad_threshold: float = 1e-3,
         crowded: int = 35000,
         crowded_step: int = 5000,
@@ -119,6 +120,7 @@ class DensityControl:
         """
         Args:
             start, stop, every: images seen; edits happen after `start` and before `stop`, every `every`.
+            every_steps: and no two within so many steps, however many images those have.
             grad_threshold: mean norm of the screen-space gradient, NDC, from which a Gaussian is acted on.
             crowded, crowded_step: with N > crowded Gaussians the threshold is multiplied by
                 2 + (N - crowded) / crowded_step.
@@ -137,7 +139,9 @@ class DensityControl:
         """
         if every < 1 or window_frames < 1:
             raise ValueError(f"every = {every} and window_frames = {window_frames} must be at least 1")
-        self.start, self.stop, self.every = start, stop, every
+        if every_steps < 0:
+            raise ValueError(f"every_steps = {every_steps} must be at least 0")
+        self.start, self.stop, self.every, self.every_steps = start, stop, every, every_steps
         self.grad_threshold, self.crowded, self.crowded_step = grad_threshold, crowded, crowded_step
         self.percent_dense = percent_dense
         self.kl_clone, self.kl_split, self.kl_merge = kl_clone, kl_split, kl_merge
@@ -156,9 +160,10 @@ class DensityControl:
         """Whether steps are still observed after so many images."""
         return images < self.stop
 
-    def due(self, images: int) -> bool:
-        """Whether an edit is due after so many images."""
-        return self.start < images < self.stop and images // self.every > self._edited_at // self.every
+    def due(self, images: int, step: int = 1) -> bool:
+        """Whether an edit is due after so many images, seen in steps of `step` (of all devices together)."""
+        enough = images // self.every > self._edited_at // self.every
+        return self.start < images < self.stop and enough and images - self._edited_at >= self.every_steps * step
 
     def observe(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
         """Take in one step, after its backward pass; see `DensityStatistics.observe`."""
@@ -312,7 +317,7 @@ class NoDensityControl:
         """Never."""
         return False
 
-    def due(self, images: int) -> bool:
+    def due(self, images: int, step: int = 1) -> bool:
         """Never."""
         return False
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -104,20 +102,24 @@ class DensityStatistics:
     def all_reduce(self, seen_elsewhere: bool = False) -> None:
         """Combine the ranks' statistics in place (sums, maxima, the last rank's last frame): on every rank.
 
-        Through host memory, by the process group's backend for it. `frames` is to be that of all ranks on each of them.
+        Two collectives of the process group's backend for where the values are; nothing waits for a device.
+        `frames` is to be that of all ranks on each of them.
         seen_elsewhere: another rank counts this one's frames, of which this one has seen other views.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return
-        if seen_elsewhere:
-            self.interval["log_scale_sum"].zero_(), self.interval["frame_count"].zero_()
+        uncounted = [self.interval["log_scale_sum"], self.interval["frame_count"]] if seen_elsewhere else []
+        if dist.get_rank() != dist.get_world_size() - 1:
+            uncounted += self.last.values()
+        for value in uncounted:
+            value.zero_()
         highest = [self.interval[name] for name in _HIGHEST]
-        sums = [value for name, value in self.interval.items() if name not in _HIGHEST]
+        sums = [value for name, value in self.interval.items() if name not in _HIGHEST] + list(self.last.values())
         for values, operation in ((sums, dist.ReduceOp.SUM), (highest, dist.ReduceOp.MAX)):
-            with _on_host(values) as flat:
-                dist.all_reduce(flat, op=operation)
-        with _on_host(list(self.last.values())) as flat:
-            dist.broadcast(flat, src=dist.get_world_size() - 1)
+            flat = torch.cat([value.flatten() for value in values])
+            dist.all_reduce(flat, op=operation)
+            parts = flat.split([value.numel() for value in values])
+            torch._foreach_copy_(values, [part.view_as(value) for value, part in zip(values, parts)])
 
     def forget_interval(self) -> None:
         """As if no step had been observed since the last edit, in place: what another rank remembers counts once."""
@@ -197,12 +199,3 @@ class DensityStatistics:
 
 def _copied(values: dict, device: torch.device | None = None) -> dict:
     return {k: v.to(device, copy=True) if isinstance(v, Tensor) else v for k, v in values.items()}
-
-
-@contextmanager
-def _on_host(values: list[Tensor]) -> Iterator[Tensor]:
-    """The values as one flat tensor in host memory, which is copied back to them."""
-    flat = torch.cat([value.flatten() for value in values]).cpu()
-    yield flat
-    for value, new in zip(values, flat.split([value.numel() for value in values])):
-        value.copy_(new.view_as(value))

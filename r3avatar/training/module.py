@@ -126,17 +126,17 @@ class AvatarModule(pl.LightningModule):
         self._clock = time.monotonic()
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        images = self._images_of_step(batch)
+        images = self.images_of_step(batch)
         self.learning_rates.apply(self.optimizers().optimizer, self.progress, self.images, images)
         canonical = self.avatar.gaussians
         canonical.active_sh_degree = min(canonical.max_sh_degree, self.images // self.sh_degree_every)
 
-    def _images_of_step(self, batch: Batch) -> int:
+    def images_of_step(self, batch: Batch) -> int:
         """Of all replicas' shards of the step together."""
         return batch.rgb.shape[0] * batch.rgb.shape[1] * (1 if self.replicas is None else self.replicas.count)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        self.images += self._images_of_step(batch)
+        self.images += self.images_of_step(batch)
         if self.general:
             batch = self._some_general(batch)
         wrapped = self.optimizers()

@@ -13,13 +13,13 @@ from r3avatar.training.replicas import Replicas
 from r3avatar.types import RenderOutput
 
 
-def parameters(seed):
+def parameters(seed, device):
     g = torch.Generator().manual_seed(seed)
-    return [torch.nn.Parameter(torch.randn(*shape, generator=g)) for shape in ((5, 3), (7,), (2, 2))]
+    return [torch.nn.Parameter(torch.randn(*shape, generator=g).to(device)) for shape in ((5, 3), (7,), (2, 2))]
 
 
 def average(replicas):
-    mine = parameters(0)
+    mine = parameters(0, replicas.device)
     optimizer = FusedAdam([{"params": mine[:2], "name": "a"}, {"params": mine[2:], "name": "b"}])
     address = replicas.reserve(optimizer)
     (mine[0].sum() * (1 + replicas.rank) + mine[2].square().sum() * replicas.rank).backward()
@@ -37,7 +37,7 @@ def average(replicas):
 
 
 def differences(replicas):
-    mine = parameters(1)
+    mine = parameters(1, replicas.device)
     optimizer = FusedAdam([{"params": mine, "name": "planes"}])
     replicas.check(optimizer, "now")
     with torch.no_grad():
@@ -74,25 +74,30 @@ def talk(replicas):
 
 def statistics(replicas):
     """A frame's two views, one a rank, give the statistics of one process with both."""
-    g = torch.Generator().manual_seed(2)
-    gradient, radii = torch.rand(1, 2, 6, 2, generator=g), torch.randint(0, 3, (1, 2, 6), generator=g).float()
+    g, device = torch.Generator().manual_seed(2), replicas.device
+    gradient = torch.rand(1, 2, 6, 2, generator=g).to(device)
+    radii = torch.randint(0, 3, (1, 2, 6), generator=g).float().to(device)
     said = SimpleNamespace(
-        opacity_logit=torch.randn(1, 6, 1, generator=g), scale=torch.rand(1, 6, 3, generator=g),
-        rotation=torch.randn(1, 6, 4, generator=g),
+        opacity_logit=torch.randn(1, 6, 1, generator=g).to(device), scale=torch.rand(1, 6, 3, generator=g).to(device),
+        rotation=torch.randn(1, 6, 4, generator=g).to(device),
     )  # fmt: skip
 
     def observed(views, share):
-        means2d = torch.zeros(1, len(views), 6, 2, requires_grad=True)
+        means2d = torch.zeros(1, len(views), 6, 2, requires_grad=True, device=device)
         means2d.grad = gradient[:, views] / share  # of a mean over that many images
         found = DensityStatistics(100, backend="torch")
         found.observe(RenderOutput(None, None, radii[:, views], means2d), said, 20, 10)
         return found
 
     whole, mine = observed([0, 1], 2), observed([replicas.rank], 1)
+    if not replicas.rank:
+        mine.last["scales"] += 1  # the last rank's frame is the last
     for _ in range(2):  # before an edit; and again after a checkpoint
         mine.all_reduce(seen_elsewhere=not replicas.shard.first_view)
         for name, value in whole.interval.items():
             torch.testing.assert_close(mine.interval[name], value, msg=name)
+        for name, value in whole.last.items():
+            torch.testing.assert_close(mine.last[name], value, msg=name)
         assert mine.frames == whole.frames == 1
         if replicas.rank:
             mine.forget_interval()

@@ -196,6 +196,15 @@ def test_schedule():
             control._edited_at = image
     assert [image // 100 for image in done] == [5, 6, 7, 8, 9]
     assert control.collecting(0) and not control.collecting(1000)
+    rare = DensityControl(start=0, stop=2000, every=100, every_steps=12)
+    done = []
+    for image in range(64, 2000, 64):  # one GPU's 64, or two GPUs' 32 each
+        if rare.due(image, 64):
+            done.append(image)
+            rare._edited_at = image
+    assert done == [768, 1536]
+    with pytest.raises(ValueError, match="every_steps = -1"):
+        DensityControl(every_steps=-1)
     assert not DensityControl().due(400) and not DensityControl().due(499) and DensityControl().due(500)
 
 
