@@ -93,8 +93,13 @@ def measure(replicas: Replicas, gaussians: int, planes: int, seconds: float) -> 
             plain()
             replicas.average()
 
-        for name, work in {"edit: record": plain, "edit: record with an average": both}.items():
-            found[name] = repeat(lambda work=work: memory.record(work, device)[0].replay(), device, seconds)
+        def record(work: Callable[[], object]) -> None:
+            graph, _ = memory.record(work, device)
+            graph.replay()
+            synchronize(device)
+
+        for name, work in {"edit: record, replay": plain, "the same with an average": both}.items():
+            found[name] = repeat(lambda work=work: record(work), device, seconds)
     return found
 
 
