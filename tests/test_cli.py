@@ -34,6 +34,13 @@ def test_every_member_of_every_group_composes(group):
         assert group in ("ablation", "debug", "hparams_search") or group in config
 
 
+@pytest.mark.parametrize("synthesis", groups()["synthesis"])
+def test_every_synthesis_composes(synthesis):
+    config = check("synthesize", [f"synthesis={synthesis}"]).synthesis
+    wrong = {name: value for name, value in config.faults.items() if name != "_target_" and value}
+    assert bool(wrong) == synthesis.endswith("_faulty"), "faults are off but where the name says so"
+
+
 @pytest.mark.parametrize("experiment", groups().get("experiment", []))
 def test_experiments_open_with_their_command(experiment):
     text = resources.files("r3avatar.configs").joinpath("experiment", f"{experiment}.yaml").read_text()
