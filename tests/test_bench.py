@@ -10,7 +10,7 @@ from r3avatar.avatar import build_avatar
 from r3avatar.benchmarks import side_by_side
 from r3avatar.benchmarks.clock import Stages, latencies, rate
 from r3avatar.benchmarks.machine import cores, host_memory_mib, nvidia_smi, seconds_since_start
-from r3avatar.benchmarks.points import resample, surface_points
+from r3avatar.benchmarks.points import resample
 from r3avatar.benchmarks.report import table
 from r3avatar.benchmarks.side_by_side import BARRIER, barrier
 from r3avatar.body import load_body
@@ -142,15 +142,6 @@ def test_other_numbers_of_gaussians():
         assert len(avatar.gaussians) == len(avatar.gaussians.sh_rest) == count
         assert (points >= vertices.amin(0)).all() and (points <= vertices.amax(0)).all()
         torch.testing.assert_close(avatar.decoder.scale.bias**2, before**2 * (len(vertices) / count) ** 0.5)
-
-
-def test_points_are_uniform_on_the_surface():
-    vertices = torch.tensor([[0.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])
-    faces = torch.tensor([[0, 1, 2], [0, 2, 3]])
-    points = surface_points(vertices, faces, 40_004, torch.Generator().manual_seed(0))[4:]
-    assert (points[:, 2] == 0).all()
-    counts = torch.histogramdd(points[:, :2], bins=[4, 4], range=[0.0, 1.0, 0.0, 1.0]).hist
-    assert (counts / 2500 - 1).abs().max() < 0.1
 
 
 def test_clocks():

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+
+import torch
 
 from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook, box_around
 from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder
+from r3avatar.avatar.initial_gaussians import initial_gaussians_of
 from r3avatar.avatar.neighbour_distance import initial_distances
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
 from r3avatar.body import BodyModel
+from r3avatar.types import Batch
 
 
 def build_avatar(
@@ -30,9 +34,16 @@ def build_avatar(
     backend: str = "auto",
     matmul: str = "tf32",
     colour_residual: bool = False,
+    initial_gaussians: int | None = None,
+    initial_points: str = "body",
+    initial_hull_gaussians: int = 6000,
+    initial_colours: str = "grey",
+    initial_frames: int = 8,
+    initial_seed: int = 0,
+    images: Callable[[int], Iterable[Batch]] | None = None,
     static_residual: bool = False,
 ) -> Avatar:
-    """An untrained avatar with one Gaussian at every vertex of `body` in the big pose.
+    """An untrained avatar with one Gaussian at every vertex of `body` in the big pose, or see `initial_gaussians_of`.
 
     recorded_length: T, frames.
     codebook(aabb=, recorded_length=), skinning(joints=, backend=, matmul=), pose_refinement(joints=): makers of the
@@ -44,19 +55,26 @@ def build_avatar(
     matmul: 'tf32', 'tf32x3' or 'ieee': what Triton's networks (decoder, weight offsets) multiply in; see `MATMULS`.
     colour_residual: colours change with time (`ColourResidual`); ValueError with a codebook that has no time.
     static_residual: every Gaussian has an opacity, scale and rotation of its own (`CanonicalGaussians`).
+    initial_*, images: see `initial_gaussians_of`.
     """
     joints = body.num_joints
     offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
     deformation = Skinning(body, offsets, backend)
-    points = deformation.big_vertices
+    vertices = deformation.big_vertices
+    points, sh_dc = initial_gaussians_of(
+        body, vertices, initial_gaussians, initial_points, initial_hull_gaussians, initial_colours, initial_frames,
+        initial_seed, images,
+    )  # fmt: skip
     if isinstance(initial_scale, str):
         if initial_scale != "neighbours":
             raise ValueError(f"initial_scale is metres, 'neighbours' or None, not '{initial_scale}'")
         initial_scale = float(initial_distances(points).sqrt().mean())
-    planes = codebook(aabb=box_around(points, box_margin), recorded_length=recorded_length)
+    planes = codebook(aabb=box_around(torch.cat([vertices, points]), box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
     gaussians = CanonicalGaussians(points, sh_degree, static_residual)
+    if sh_dc is not None:
+        gaussians.sh_dc.data.copy_(sh_dc[:, None])
     if colour_residual and not planes.temporal:
         raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
     residual = ColourResidual(planes.features) if colour_residual else None

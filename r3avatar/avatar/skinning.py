@@ -176,6 +176,16 @@ class Skinning(nn.Module):
         R = frame.R[:, None]
         return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
 
+    def unpose(self, points: Tensor, frame: PosedFrame, vertex: Tensor) -> Tensor:
+        """World points [F, M, 3] to the big pose: `forward` undone, with the body's own weights at `vertex` [F, M]."""
+        weights = self.body.weights[vertex]
+        to_big = (weights @ self.big_transforms[:, :3].flatten(1)).unflatten(-1, (3, 4))  # [F, M, 3, 4]
+        to_posed = (weights @ frame.transforms[:, :, :3].flatten(2)).unflatten(-1, (3, 4))
+        posed = multiply(frame.R.mT[:, None], (points - frame.Th[:, None])[..., None])
+        rest = multiply(inverse(to_posed[..., :3]), posed - to_posed[..., 3:])[..., 0]
+        rest = rest - frame.vertex_offsets.gather(1, vertex[..., None].expand(-1, -1, 3))
+        return multiply(to_big[..., :3], rest[..., None])[..., 0] + to_big[..., 3]
+
     def deform(
         self,
         points: Tensor,

@@ -66,7 +66,7 @@ class CaptureDataModule(pl.LightningDataModule):
             split = Split(split.cameras, split.frames[:overfit_frames])
         self._split, self._overfit = split, overfit_frames is not None
         self.capture, self._body, self._cache, self._workers = capture, body, cache, workers
-        self._validation_frames = validation_frames
+        self._validation_frames, self._moving_view = validation_frames, moving_view
         self.schedule = Schedule(
             len(split.frames), len(split.cameras), frames_per_step, views_per_step, seed, moving_view=moving_view
         )
@@ -131,6 +131,21 @@ class CaptureDataModule(pl.LightningDataModule):
         )
         return frame_ids, camera_ids, batch
 
+    def initial_images(self, frames: int) -> Iterable[Batch]:
+        """Whole images of so many training frames, evenly spaced, a frame a batch, made in this process.
+
+        With a moving view each frame has the one that is trained on.
+        """
+        split = self._split
+        if frames < 1:
+            raise ValueError(f"{frames} frames of first images; expected at least 1")
+        rows = np.linspace(0, len(split.frames) - 1, min(frames, len(split.frames))).round().astype(int).tolist()
+        plans = []
+        for row in rows:
+            cameras = [split.cameras[row % len(split.cameras)]] if self._moving_view else split.cameras
+            plans += [(self.capture.frame_index(split.frames[row]), views) for views in self._by_size(cameras)]
+        return BatchLoader(EvalBatches(self.capture, self.source), plans, 0)
+
     def _batch_device(self) -> torch.device | None:
         """Where training batches are made, None: on the host, for Lightning to move."""
         if self._device is not None:
@@ -161,13 +176,17 @@ class CaptureDataModule(pl.LightningDataModule):
         frames = [self.capture.frame_index(frame) for frame in wanted.frames]
         if max_frames is not None and max_frames < len(frames):
             frames = [frames[i] for i in np.linspace(0, len(frames) - 1, max_frames).round().astype(int)]
+        plans = [(frame, views) for frame in frames for views in self._by_size(wanted.cameras)]
+        return BatchLoader(EvalBatches(self.capture, self.source), plans, self._workers)
+
+    def _by_size(self, camera_ids: list[str]) -> list[list[int]]:
+        """The cameras' positions, those of one image size together."""
         by_size: dict[tuple[int, int], list[int]] = {}
-        for camera_id in wanted.cameras:
+        for camera_id in camera_ids:
             camera = self.capture.camera_index(camera_id)
             size = self.capture.cameras[camera].width, self.capture.cameras[camera].height
             by_size.setdefault(size, []).append(camera)
-        plans = [(frame, views) for frame in frames for views in by_size.values()]
-        return BatchLoader(EvalBatches(self.capture, self.source), plans, self._workers)
+        return list(by_size.values())
 
     def state_dict(self) -> dict[str, int]:
         """The position in the training steps (`Schedule.state_dict`)."""

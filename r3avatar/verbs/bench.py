@@ -54,7 +54,7 @@ class Bench:
     def module(self) -> AvatarModule:
         """An untrained module with the asked number of Gaussians, as far into its schedules as `seen` says."""
         pl.seed_everything(self.config.seed, workers=True, verbose=False)
-        module = build_module(self.config, self.capture, self.body)
+        module = build_module(self.config, self.capture, self.body, self.data())
         if self.config.gaussians is not None:
             resample(module.avatar, self.config.gaussians, shrink=self.config.avatar.initial_scale is not None)
         canonical = module.avatar.gaussians

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from r3avatar.body import BodyModel
 from r3avatar.captures import Capture, CaptureError, Recording, write_recording
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.run import RECORDING, RunError, checkpoint_of, open_run
+from r3avatar.types import Batch
 
 log = logging.getLogger(__name__)
 
@@ -37,10 +39,21 @@ def choose_device(name: str, rasterizer: Rasterizer) -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def build_avatar(config: DictConfig, body: BodyModel, capture: Capture) -> Avatar:
-    """The untrained avatar of a configuration."""
+_AS_LOADED = {"initial_gaussians": None, "initial_points": "body", "initial_colours": "grey"}
+
+
+def build_avatar(
+    config: DictConfig, body: BodyModel, capture: Capture, images: Callable[[int], Iterable[Batch]] | None
+) -> Avatar:
+    """The untrained avatar of a configuration.
+
+    images: the training images of so many frames (`CaptureDataModule.initial_images`), which first Gaussians may need;
+    None: a checkpoint is loaded into it, which has its own Gaussians and box.
+    """
+    first = _AS_LOADED if images is None else {"initial_seed": config.seed, "images": images}
     return instantiate(
         config.avatar,
+        **first,
         body=body,
         recorded_length=capture.recorded[1],
         codebook=build(config.codebook),
@@ -102,7 +115,7 @@ def load_run(config: DictConfig, images: bool = True) -> Run:
     device = choose_device(config.device, rasterizer)
     body = instantiate(trained.body)
     capture = instantiate(trained.capture) if images or config.capture else open_recording(folder, trained)
-    avatar = build_avatar(trained, body, capture)
+    avatar = build_avatar(trained, body, capture, images=None)
     checkpoint = checkpoint_of(folder, config.checkpoint)
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     avatar.load_state_dict({k.removeprefix("avatar."): v for k, v in state.items() if k.startswith("avatar.")})

@@ -96,3 +96,15 @@ def by_first(replicas: Replicas | None, function: Callable[[], None]) -> None:
         function()
     else:
         replicas.first_only(function, (RunError, OSError))
+
+
+def check_same_start(replicas: Replicas | None, gaussians: int) -> None:
+    """RunError where the processes begin with other numbers of Gaussians; what they are, rank 0 gives to all."""
+    if replicas is None:
+        return
+    first = int(replicas.of_first(gaussians))
+    if replicas.agree(gaussians != first):
+        raise RunError(
+            f"the processes found different numbers of first Gaussians (rank 0 {first}, rank {replicas.rank} "
+            f"{gaussians}): their machines' arithmetic differs; set avatar.initial_points=body"
+        )

@@ -34,7 +34,7 @@ from r3avatar.training.profiling import ProfileCallback
 from r3avatar.training.stopping import NotFinite, StopSignals
 from r3avatar.verbs.failures import explained
 from r3avatar.verbs.parts import build, build_avatar, build_retriever, choose_device
-from r3avatar.verbs.several_processes import by_first, count_processes, meet, start_processes
+from r3avatar.verbs.several_processes import by_first, check_same_start, count_processes, meet, start_processes
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,17 @@ def build_data(
     )
 
 
-def build_module(config: DictConfig, capture: Capture, body: BodyModel) -> AvatarModule:
-    """The LightningModule of a configuration, untrained."""
+def build_module(
+    config: DictConfig, capture: Capture, body: BodyModel, data: CaptureDataModule | None
+) -> AvatarModule:
+    """The LightningModule of a configuration, untrained.
+
+    data: whose training images the first Gaussians may need; None: a checkpoint is loaded into the module.
+    """
     ids = capture.split("train").cameras
     centres = torch.stack([capture.cameras[capture.camera_index(c)].centres for c in ids])
     return AvatarModule(
-        build_avatar(config, body, capture),
+        build_avatar(config, body, capture, None if data is None else data.initial_images),
         instantiate(config.rasterizer),
         instantiate(config.loss),
         instantiate(config.optimizer),
@@ -119,7 +124,9 @@ def _run(config: DictConfig, signals: StopSignals, ending: ExitStack) -> float |
     pl.seed_everything(config.seed, workers=True, verbose=False)
 
     capture, body = instantiate(config.capture), instantiate(config.body)
-    data, module = build_data(config, capture, body, replicas and replicas.shard), build_module(config, capture, body)
+    data = build_data(config, capture, body, replicas and replicas.shard)
+    module = build_module(config, capture, body, data if last is None else None)
+    check_same_start(replicas, len(module.avatar.gaussians))
     density = instantiate(config.density)
     data.prepare_data()
 

@@ -1,0 +1,64 @@
+"""What an avatar begins with: points of the big pose and their colours."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor
+
+from r3avatar.avatar.initial_colours import initial_colours
+from r3avatar.avatar.initial_points import off_body_points
+from r3avatar.body import BodyModel
+from r3avatar.body.surface_points import surface_points
+from r3avatar.rasterizer.spherical_harmonics import rgb_to_sh
+from r3avatar.types import Batch
+
+POINTS = ("body", "hull")
+COLOURS = ("grey", "images")
+log = logging.getLogger(__name__)
+
+
+def initial_gaussians_of(
+    body: BodyModel,
+    vertices: Tensor,
+    count: int | None = None,
+    points: str = "body",
+    hull_limit: int = 6000,
+    colours: str = "grey",
+    frames: int = 8,
+    seed: int = 0,
+    images: Callable[[int], Iterable[Batch]] | None = None,
+) -> tuple[Tensor, Tensor | None]:
+    """First points [N, 3] of the big pose and their constant harmonics [N, 3]; None for mid-grey.
+
+    vertices: [V, 3] the body in the big pose.
+    count: None: its vertices, as published; else so many points spread evenly over its surface (`surface_points`, by
+        `seed`).
+    points: 'body', or 'hull': besides them at most `hull_limit` where the masks show cloth (`off_body_points`).
+    colours: 'grey', or 'images': as the images show the points (`initial_colours`).
+    images: of so many frames its whole training images, one frame a batch, to be read twice; called with `frames` where
+        hull or images are asked for.
+    ValueError for another word or number, without the images that are asked for, or where those show nobody.
+    """
+    if points not in POINTS or colours not in COLOURS:
+        raise ValueError(
+            f"initial_points '{points}' and initial_colours '{colours}': expected one of {', '.join(POINTS)} and one "
+            f"of {', '.join(COLOURS)}"
+        )
+    first = vertices
+    if count is not None:
+        if count < 4:  # neighbours give the first sizes
+            raise ValueError(f"initial_gaussians = {count}; expected at least 4, or null: the body's vertices")
+        first = surface_points(vertices, body.faces, count, seed)
+    if points == "body" and colours == "grey":
+        return first, None
+    if images is None:
+        raise ValueError(f"initial_points={points} and initial_colours={colours} need the training images")
+    shown = images(frames)
+    if points == "hull":
+        found = off_body_points(body, shown, first, hull_limit)
+        log.info("%d Gaussians begin on the body and %d off it", len(first), len(found))
+        first = torch.cat([first, found])
+    return first, rgb_to_sh(initial_colours(body, first, shown)) if colours == "images" else None

@@ -1,0 +1,123 @@
+"""Where Gaussians begin off the body: on the cloth that the training masks show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+import numpy as np
+import torch
+from scipy import ndimage
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from r3avatar.avatar.skinning import Skinning
+from r3avatar.avatar.visual_hull import carve, grid_centres, surface
+from r3avatar.body import BodyModel
+from r3avatar.types import Batch, BodyPose
+
+VOXEL = 0.02  # metres
+REACH = 0.5  # metres around the posed body in which cloth is looked for
+OFF_BODY = 0.03  # metres from the nearest vertex; nearer, the body's own points are near enough
+RETURN = 0.05  # metres by which a place may come back elsewhere when it is posed again
+SUPPORT = 0.04  # metres within which another frame must have a point
+PERSON = 1  # bit of Batch.mask
+
+
+def frames_of(images: Iterable[Batch]) -> Iterator[list[Batch]]:
+    """The batches of each frame: several where cameras have several image sizes. Each batch holds one frame."""
+    for _, batches in groupby(images, key=lambda batch: int(batch.frame[0])):
+        yield list(batches)
+
+
+@torch.no_grad()
+def off_body_points(body: BodyModel, images: Iterable[Batch], near: Tensor, limit: int) -> Tensor:
+    """Points [M, 3] of the big pose, on the surface of the frames' visual hulls away from the body.
+
+    Each frame's hull is carved around its posed body; of its surface, what is more than OFF_BODY from the body is
+    brought to the big pose by the skinning of the nearest vertex. Kept are places that come back to where they were
+    when they are posed again (between the legs the nearest vertex may change), and that another frame has as well.
+
+    images: whole images, one frame a batch, a frame's batches together. near: [N, 3] points that are there already;
+    those added keep their mean distance from them and from each other, and are at most `limit`.
+    ValueError for a frame with fewer than two masks, masks that show nobody, or nothing inside all of them.
+    """
+    skinning = Skinning(body, None, "torch")
+    found = [hull_in_big_pose(skinning, batches) for batches in frames_of(images)]
+    trees = [cKDTree(points) for points in found]
+    kept = []
+    for k, points in enumerate(found):
+        others = [tree.query(points, distance_upper_bound=SUPPORT)[0] for j, tree in enumerate(trees) if j != k]
+        support = np.isfinite(others).sum(0) if others else np.ones(len(points))
+        kept.append(points[support >= 1])
+    points = np.concatenate(kept)
+    there = near.double().numpy()
+    gaps, _ = cKDTree(there).query(there, k=2)
+    return torch.from_numpy(thin(points, there, float(gaps[:, 1].mean()), limit)).float()
+
+
+def hull_in_big_pose(skinning: Skinning, batches: list[Batch]) -> np.ndarray:
+    """Points [M, 3] float64 of one frame's hull away from the body, in the big pose; see `off_body_points`."""
+    pose, frame = batches[0].pose, int(batches[0].frame[0])
+    vertices = skinning.body.vertices(pose)[0]
+    world = _off_body(batches, vertices, frame)
+    if not len(world):
+        return world.double().numpy()
+    _, vertex = cKDTree(vertices.double().numpy()).query(world.double().numpy())
+    canonical, error = to_big_pose(skinning, pose, world, torch.from_numpy(vertex))
+    return canonical[error <= RETURN].double().numpy()
+
+
+def to_big_pose(skinning: Skinning, pose: BodyPose, world: Tensor, vertex: Tensor) -> tuple[Tensor, Tensor]:
+    """World points [M, 3] in the big pose [M, 3], and by how much [M] (metres) they miss where they were when posed.
+
+    pose: of one frame; vertex: [M] whose skinning they follow.
+    """
+    posed = skinning.pose(pose)
+    canonical = skinning.unpose(world[None], posed, vertex[None])
+    again, _ = skinning(canonical, posed, None)
+    return canonical[0], (again[0] - world).norm(dim=1)
+
+
+def _off_body(batches: list[Batch], vertices: Tensor, frame: int) -> Tensor:
+    """World points [M, 3] of a frame's hull more than OFF_BODY from the posed vertices [V, 3]."""
+    low, high = vertices.amin(0) - REACH, vertices.amax(0) + REACH
+    masks = [mask & PERSON for batch in batches for mask in batch.mask[0]]
+    cameras = [batch.cameras[0, v] for batch in batches for v in range(batch.rgb.shape[1])]
+    try:
+        inside, low = carve(masks, cameras, low, high, VOXEL)
+    except ValueError as error:
+        raise ValueError(f"frame {frame}: {error}") from error
+    # What hangs together with the body: a shadow or a phantom that few cameras cut stands alone.
+    pieces = ndimage.label(inside.numpy(), np.ones((3, 3, 3)))[0]
+    cells = ((vertices - low) / VOXEL).floor().long()
+    cells = cells[((cells >= 0) & (cells < torch.tensor(inside.shape))).all(1)]
+    of_body = np.zeros(pieces.max() + 1, bool)
+    of_body[pieces[tuple(cells.T.numpy())]] = True
+    of_body[0] = False  # what is outside of all pieces
+    hull = torch.from_numpy(of_body[pieces])
+    if not hull.any():
+        raise ValueError(
+            f"frame {frame}: no part of the posed body is inside its {len(masks)} masks; masks, cameras and body poses "
+            "do not fit together (`r3avatar inspect` names known mistakes)"
+        )
+    points = grid_centres(low, hull.shape, VOXEL)[surface(hull).flatten()]
+    distance, _ = cKDTree(vertices.double().numpy()).query(points.double().numpy())
+    return points[torch.from_numpy(distance > OFF_BODY)]
+
+
+def thin(points: np.ndarray, there: np.ndarray, spacing: float, limit: int) -> np.ndarray:
+    """Of points [M, 3], those picked one after the other farthest from `there` [N, 3] and from all picked before.
+
+    Ends at `limit` points, or where the next one is nearer than `spacing` metres.
+    """
+    picked: list[int] = []
+    if len(points):
+        far, _ = cKDTree(there).query(points)
+        while len(picked) < limit:
+            next_one = int(far.argmax())
+            if far[next_one] < spacing:
+                break
+            picked.append(next_one)
+            far = np.minimum(far, np.sqrt(((points - points[next_one]) ** 2).sum(1)))
+    return points[picked]
