@@ -27,3 +27,20 @@ def test_trains_evaluates_and_says_what_is_missing(workplace, tiny_capture):
 def test_an_avatar_without_a_general_moment_says_so(workplace, tiny_run):
     said = workplace("evaluate", f"run={tiny_run}", "retrieval=mixture_general", "media=false", code=2)
     assert "codebook.general=true" in said
+
+
+@pytest.mark.parametrize(
+    ("experiment", "fewer"),
+    [
+        ("study_sparse_frames", ["capture.splits.train.frames=0-7/4", "capture.splits.novel_view.frames=4"]),
+        ("study_moving_view", []),
+    ],
+)
+def test_trains_on_few_frames_and_on_one_view_a_frame(workplace, tiny_capture, experiment, fewer):
+    steps = ["budget.images=8", "validation.frames=1", "validation.every_images=8", "media=false", "logger=none"]
+    small = ["codebook=small", "avatar.decoder_width=64", "skinning.width=32", "capture.scale=0.25"]
+    workplace("train", f"experiment={experiment}", "avatar=r3_plus", *tiny_capture, *small, *steps, *fewer)
+    metrics = json.loads((workplace.folder / "outputs" / experiment / "metrics.json").read_text())
+    assert [point["images"] for point in metrics["train"]["curve"]] == [8]
+    for split in ("novel_view", "novel_pose"):
+        assert 5 < metrics[split]["paper"]["psnr"] < 60
