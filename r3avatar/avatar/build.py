@@ -36,7 +36,7 @@ def build_avatar(
     colour_residual: bool = False,
     initial_gaussians: int | None = None,
     initial_points: str = "body",
-    initial_hull_gaussians: int = 6000,
+    initial_hull_gaussians: int = 2000,
     initial_colours: str = "grey",
     initial_frames: int = 8,
     initial_seed: int = 0,

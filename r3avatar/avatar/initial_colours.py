@@ -55,9 +55,7 @@ def initial_colours(body: BodyModel, points: Tensor, images: Iterable[Batch]) ->
     return colours
 
 
-def visible(
-    points: Tensor, others: Tensor, mask: Tensor, camera: Cameras, gap: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def visible(points: Tensor, others: Tensor, mask: Tensor, camera: Cameras, gap: float) -> tuple[Tensor, Tensor, Tensor]:
     """Which of the world points [N, 3] a camera sees [N] bool, and the pixels that all fall on (row [N], column [N]).
 
     others: [M, 3] what may be in front besides the points themselves; mask: [H, W], not 0 where the person is;

@@ -20,7 +20,8 @@ VOXEL = 0.02  # metres
 REACH = 0.5  # metres around the posed body in which cloth is looked for
 OFF_BODY = 0.03  # metres from the nearest vertex; nearer, the body's own points are near enough
 RETURN = 0.05  # metres by which a place may come back elsewhere when it is posed again
-SUPPORT = 0.04  # metres within which another frame must have a point
+SUPPORT = 0.04  # metres within which a frame has a place too
+SHARE = 0.5  # of the frames that must have it: what cameras leave standing beside the cloth changes with the pose
 PERSON = 1  # bit of Batch.mask
 
 
@@ -36,7 +37,7 @@ def off_body_points(body: BodyModel, images: Iterable[Batch], near: Tensor, limi
 
     Each frame's hull is carved around its posed body; of its surface, what is more than OFF_BODY from the body is
     brought to the big pose by the skinning of the nearest vertex. Kept are places that come back to where they were
-    when they are posed again (between the legs the nearest vertex may change), and that another frame has as well.
+    when they are posed again (between the legs the nearest vertex may change), and that half of the frames have.
 
     images: whole images, one frame a batch, a frame's batches together. near: [N, 3] points that are there already;
     those added keep their mean distance from them and from each other, and are at most `limit`.
@@ -44,13 +45,9 @@ def off_body_points(body: BodyModel, images: Iterable[Batch], near: Tensor, limi
     """
     skinning = Skinning(body, None, "torch")
     found = [hull_in_big_pose(skinning, batches) for batches in frames_of(images)]
-    trees = [cKDTree(points) for points in found]
-    kept = []
-    for k, points in enumerate(found):
-        others = [tree.query(points, distance_upper_bound=SUPPORT)[0] for j, tree in enumerate(trees) if j != k]
-        support = np.isfinite(others).sum(0) if others else np.ones(len(points))
-        kept.append(points[support >= 1])
-    points = np.concatenate(kept)
+    trees, points = [cKDTree(each) for each in found], np.concatenate(found)
+    having = sum(np.isfinite(tree.query(points, distance_upper_bound=SUPPORT)[0]).astype(int) for tree in trees)
+    points = points[having >= max(min(2, len(found)), SHARE * len(found))]
     there = near.double().numpy()
     gaps, _ = cKDTree(there).query(there, k=2)
     return torch.from_numpy(thin(points, there, float(gaps[:, 1].mean()), limit)).float()

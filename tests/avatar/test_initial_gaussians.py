@@ -34,6 +34,15 @@ def texture(points: torch.Tensor) -> torch.Tensor:
     return 0.5 + 0.4 * torch.stack([(3 * points[:, 0]).sin(), (4 * points[:, 1]).cos(), (9 * points[:, 2]).sin()], 1)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small operations, whose threads would wait for each other where other tests run beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module", params=BODIES)
 def scene(request):
     """A body that carries a ball on its back: the body, and three frames seen by twenty cameras."""

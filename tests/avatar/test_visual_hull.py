@@ -12,6 +12,15 @@ VOXEL = 0.02
 LOW, HIGH = torch.tensor([-0.6, -0.7, -0.6]), torch.tensor([0.6, 0.7, 0.6])
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Small operations, whose threads would wait for each other where other tests run beside."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def rays(camera):
     """Origin [3] and unit directions [H, W, 3] of a camera's pixels."""
     at = torch.arange(SIZE) + 0.5
