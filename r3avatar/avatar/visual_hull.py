@@ -31,7 +31,9 @@ def carve(
     inside.
     """
     if len(masks) < 2:
-        raise ValueError(f"a visual hull needs the masks of two cameras or more, not {len(masks)}")
+        raise ValueError(
+            f"a visual hull needs the masks of two cameras or more, not {len(masks)}; set avatar.initial_points=body"
+        )
     masks = [mask != 0 for mask in masks]
     if not any(bool(mask.any()) for mask in masks):
         raise ValueError(f"none of the {len(masks)} masks shows anybody")

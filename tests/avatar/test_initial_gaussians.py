@@ -34,7 +34,7 @@ def texture(points: torch.Tensor) -> torch.Tensor:
     return 0.5 + 0.4 * torch.stack([(3 * points[:, 0]).sin(), (4 * points[:, 1]).cos(), (9 * points[:, 2]).sin()], 1)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Small operations, whose threads would wait for each other where other tests run beside."""
     threads = torch.get_num_threads()

@@ -12,7 +12,7 @@ VOXEL = 0.02
 LOW, HIGH = torch.tensor([-0.6, -0.7, -0.6]), torch.tensor([0.6, 0.7, 0.6])
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def one_thread():
     """Small operations, whose threads would wait for each other where other tests run beside."""
     threads = torch.get_num_threads()
