@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
@@ -58,21 +57,8 @@ def initial_gaussians_of(
     if images is None:
         raise ValueError(f"initial_points={points} and initial_colours={colours} need the training images")
     shown = images(frames)
-    with _one_thread():
-        if points == "hull":
-            found = off_body_points(body, shown, first, hull_limit)
-            log.info("%d Gaussians begin on the body and %d off it", len(first), len(found))
-            first = torch.cat([first, found])
-        return first, rgb_to_sh(initial_colours(body, first, shown)) if colours == "images" else None
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch with one thread: many small operations, which wait for each other's threads ten times as long as they take
-    where other programs want the cores too; and the same sums on every machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    if points == "hull":
+        found = off_body_points(body, shown, first, hull_limit)
+        log.info("%d Gaussians begin on the body and %d off it", len(first), len(found))
+        first = torch.cat([first, found])
+    return first, rgb_to_sh(initial_colours(body, first, shown)) if colours == "images" else None
