@@ -185,7 +185,12 @@ def check(verb: str, arguments: list[str]):
                 f"'{choice}' is no member of the group '{o.key_or_group}'{_nearest(choice, known)} "
                 f"There are: {', '.join(known)}"
             )
+    every = [first(o) for o in overrides if not o.key_or_group.startswith("hydra")]
     with initialize_config_module("r3avatar.configs", version_base="1.3"):
+        try:
+            return compose(verb, overrides=every)
+        except (HydraException, OmegaConfBaseException):
+            pass  # what is wrong follows: Hydra's own message does not name the nearest key
         try:
             base = compose(verb, overrides=[first(o) for o in choices])
             keys = _flatten(base)
@@ -198,7 +203,7 @@ def check(verb: str, arguments: list[str]):
                 known = o in choices or key in keys or key.split(".")[0] == "hydra" or o.is_add()
                 if not known and not any(key.startswith(f"{k}.") and _is_open(base, k) for k in keys):
                     raise UsageError(f"unknown key '{key}'{_nearest(key, keys + list(members))}")
-            return compose(verb, overrides=[first(o) for o in overrides if not o.key_or_group.startswith("hydra")])
+            return compose(verb, overrides=every)
         except (HydraException, OmegaConfBaseException) as error:
             cause = error.__cause__ if error.__cause__ is not None and not str(error) else error
             raise UsageError(" ".join(str(cause).split())) from error
@@ -348,8 +353,10 @@ def main(arguments: list[str] | None = None) -> None:
         from r3avatar.body.convert import main as convert_body
 
         raise SystemExit(convert_body(rest))
-    from r3avatar.early_start import uncollected
+    from r3avatar.early_start import load_torch_libraries, uncollected
 
+    if verb == "train":
+        load_torch_libraries()
     with uncollected():
         _compose_and_run(verb, rest)
 
