@@ -177,7 +177,7 @@ def test_on_cuda_they_are_recorded_and_never_wait():
         terms = plane_terms(codebook)
         gradient = torch.autograd.grad(weight * sum(terms.values()), codebook.planes)[0]
         result.copy_(gradient)
-        # As in training: a graph that lives on would make the recording's backward pass wait for the plain call's stream.
+        # As in training: with its graph alive the recording would wait for the plain call's stream.
         return {name: value.detach() for name, value in terms.items()}
 
     weight, recorded = torch.tensor(2.0, device="cuda"), RecordedFunction()
