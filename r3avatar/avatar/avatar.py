@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from r3avatar.avatar.attribute_table import tabulate
 from r3avatar.avatar.canonical import CanonicalGaussians
+from r3avatar.avatar.cloth_bone import bone_logits
+from r3avatar.avatar.cloth_motion import ClothMotion
 from r3avatar.avatar.codebook import TemporalCodebook
 from r3avatar.avatar.colour_residual import ColourResidual, add_colour
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
@@ -45,13 +47,16 @@ class Avatar(nn.Module):
         pose_refinement: PoseRefinement | None = None,
         blend_weights_published: bool = False,
         colour_residual: ColourResidual | None = None,
+        cloth_motion: ClothMotion | None = None,
     ):
         """blend_weights_published: mix the parts with weights looked up at the right arm's offsets (a published defect)
-        instead of each part's own. colour_residual: lets colours change with time; None: they are static."""
+        instead of each part's own. colour_residual: lets colours change with time; None: they are static.
+        cloth_motion: moves loose cloth as a whole; of Gaussians that know their share (`CanonicalGaussians.cloth`)."""
         super().__init__()
         self.gaussians, self.codebook, self.decoder = gaussians, codebook, decoder
         self.skinning, self.pose_refinement = skinning, pose_refinement
         self.blend_weights_published, self.colour_residual = blend_weights_published, colour_residual
+        self.cloth_motion = cloth_motion
 
     @property
     def kind(self) -> str:
@@ -68,7 +73,15 @@ class Avatar(nn.Module):
 
     def constants(self) -> Constants:
         """What no picture changes; for whoever makes many of an avatar that is trained."""
-        return Constants(self.skinning.logits(self.gaussians.positions), self.gaussians.sh)
+        return Constants(self.skinning_logits(), self.gaussians.sh)
+
+    def skinning_logits(self) -> Tensor | None:
+        """What is added to the logarithms of the skinning weights, [N, J]: the network's, and the pelvis' for cloth."""
+        logits, cloth = self.skinning.logits(self.gaussians.positions), self.gaussians.cloth
+        if cloth is None:
+            return logits
+        hung = bone_logits(cloth[:, 1], self.skinning.body.num_joints)
+        return hung if logits is None else logits + hung
 
     def record(self, times: Tensor) -> Attributes:
         """What the codebook has recorded for every Gaussian at `times` [F] (frames, fractions allowed)."""
@@ -76,6 +89,9 @@ class Avatar(nn.Module):
         attributes = self.gaussians.add_residual(self.decoder(features))
         if self.colour_residual is not None:
             attributes.colour = self.colour_residual(features)
+        if self.cloth_motion is not None:
+            taus, share = self.codebook.normalise_times(times), self.gaussians.cloth[:, 0]
+            attributes.offset = attributes.offset + self.cloth_motion(self.gaussians.positions, share, taus)
         return attributes
 
     def retrieve(self, retrieved: Retrieved | Mixture) -> Attributes:
@@ -152,7 +168,7 @@ class Avatar(nn.Module):
         return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
 
     def _logits(self, constants: Constants | None) -> Tensor | None:
-        return self.skinning.logits(self.gaussians.positions) if constants is None else constants.logits
+        return self.skinning_logits() if constants is None else constants.logits
 
     def _part_weights(self, offset: Tensor, logits: Tensor | None) -> Tensor:
         """Every part's share of every Gaussian, [F, N, P], by skinning weights where offsets [F, P, N, 3] put it."""

@@ -8,6 +8,7 @@ import torch
 
 from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
+from r3avatar.avatar.cloth_motion import ClothMotion
 from r3avatar.avatar.codebook import TemporalCodebook, box_around
 from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder
@@ -42,6 +43,8 @@ def build_avatar(
     initial_seed: int = 0,
     images: Callable[[int], Iterable[Batch]] | None = None,
     static_residual: bool = False,
+    cloth_bone: bool = False,
+    cloth_motion: int = 0,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose, or see `initial_gaussians_of`.
 
@@ -56,14 +59,19 @@ def build_avatar(
     colour_residual: colours change with time (`ColourResidual`); ValueError with a codebook that has no time.
     static_residual: every Gaussian has an opacity, scale and rotation of its own (`CanonicalGaussians`).
     initial_*, images: see `initial_gaussians_of`.
+    cloth_bone: what begins off the body (initial_points='hull') hangs on the pelvis where that explains the masks.
+    cloth_motion: degree of the polynomials that move it as a whole (`ClothMotion`); 0: none.
+    ValueError for either where nothing begins off the body.
     """
     joints = body.num_joints
     offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
     deformation = Skinning(body, offsets, backend)
     vertices = deformation.big_vertices
-    points, sh_dc = initial_gaussians_of(
+    if (cloth_bone or cloth_motion) and images is not None and initial_points != "hull":
+        raise ValueError("cloth_bone and cloth_motion are of Gaussians that begin on cloth: initial_points=hull")
+    points, sh_dc, cloth = initial_gaussians_of(
         body, vertices, initial_gaussians, initial_points, initial_hull_gaussians, initial_colours, initial_frames,
-        initial_seed, images,
+        initial_seed, images, cloth_bone,
     )  # fmt: skip
     if isinstance(initial_scale, str):
         if initial_scale != "neighbours":
@@ -72,10 +80,14 @@ def build_avatar(
     planes = codebook(aabb=box_around(torch.cat([vertices, points]), box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
-    gaussians = CanonicalGaussians(points, sh_degree, static_residual)
+    gaussians = CanonicalGaussians(points, sh_degree, static_residual, cloth if cloth_bone or cloth_motion else None)
     if sh_dc is not None:
         gaussians.sh_dc.data.copy_(sh_dc[:, None])
     if colour_residual and not planes.temporal:
         raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
     residual = ColourResidual(planes.features) if colour_residual else None
-    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual)
+    motion = None
+    if cloth_motion:
+        moments = planes.recorded_texels + (0 if planes.general_time is None else 2)
+        motion = ClothMotion(cloth_motion, moments, points[cloth[:, 0] > 0])
+    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion)

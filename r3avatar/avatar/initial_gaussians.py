@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
+from r3avatar.avatar.cloth_bone import bone_logits
 from r3avatar.avatar.initial_colours import initial_colours
 from r3avatar.avatar.initial_points import off_body_points
 from r3avatar.body import BodyModel
@@ -30,8 +31,10 @@ def initial_gaussians_of(
     frames: int = 8,
     seed: int = 0,
     images: Callable[[int], Iterable[Batch]] | None = None,
-) -> tuple[Tensor, Tensor | None]:
-    """First points [N, 3] of the big pose and their constant harmonics [N, 3]; None for mid-grey.
+    cloth_bone: bool = False,
+) -> tuple[Tensor, Tensor | None, Tensor]:
+    """First points [N, 3] of the big pose, their constant harmonics [N, 3] (None: mid-grey), and [N, 2] what makes them
+    cloth: 1 off the body, and 1 where they hang on the pelvis (`CanonicalGaussians`).
 
     vertices: [V, 3] the body in the big pose.
     count: None: its vertices, as published; else so many points spread evenly over its surface (`surface_points`, by
@@ -40,6 +43,7 @@ def initial_gaussians_of(
     colours: 'grey', or 'images': as the images show the points (`initial_colours`).
     images: of so many frames its whole training images, one frame a batch, to be read twice; called with `frames` where
         hull or images are asked for.
+    cloth_bone: points off the body hang on the pelvis where that explains the masks (`off_body_points`).
     ValueError for another word or number, without the images that are asked for, or where those show nobody.
     """
     if points not in POINTS or colours not in COLOURS:
@@ -53,12 +57,18 @@ def initial_gaussians_of(
             raise ValueError(f"initial_gaussians = {count}; expected at least 4, or null: the body's vertices")
         first = surface_points(vertices, body.faces, count, seed)
     if points == "body" and colours == "grey":
-        return first, None
+        return first, None, torch.zeros(len(first), 2)
     if images is None:
         raise ValueError(f"initial_points={points} and initial_colours={colours} need the training images")
     shown = images(frames)
+    cloth = torch.zeros(len(first), 2)
     if points == "hull":
-        found = off_body_points(body, shown, first, hull_limit)
-        log.info("%d Gaussians begin on the body and %d off it", len(first), len(found))
+        found, pelvis = off_body_points(body, shown, first, hull_limit, cloth_bone)
+        hung = f", {int(pelvis.sum())} of them hung on the pelvis" if cloth_bone else ""
+        log.info("%d Gaussians begin on the body and %d off it%s", len(first), len(found), hung)
         first = torch.cat([first, found])
-    return first, rgb_to_sh(initial_colours(body, first, shown)) if colours == "images" else None
+        cloth = torch.cat([cloth, torch.stack([torch.ones(len(found)), pelvis.float()], 1)])
+    if colours == "grey":
+        return first, None, cloth
+    logits = bone_logits(cloth[:, 1], body.num_joints) if cloth_bone else None
+    return first, rgb_to_sh(initial_colours(body, first, shown, logits)), cloth

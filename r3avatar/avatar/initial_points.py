@@ -11,10 +11,11 @@ from scipy import ndimage
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from r3avatar.avatar.cloth_bone import ShownFrame, bone_logits, hangs_on_pelvis, to_big_pose
 from r3avatar.avatar.skinning import Skinning
 from r3avatar.avatar.visual_hull import carve, grid_centres, surface
 from r3avatar.body import BodyModel
-from r3avatar.types import Batch, BodyPose
+from r3avatar.types import Batch
 
 VOXEL = 0.02  # metres
 REACH = 0.5  # metres around the posed body in which cloth is looked for
@@ -32,52 +33,64 @@ def frames_of(images: Iterable[Batch]) -> Iterator[list[Batch]]:
 
 
 @torch.no_grad()
-def off_body_points(body: BodyModel, images: Iterable[Batch], near: Tensor, limit: int) -> Tensor:
-    """Points [M, 3] of the big pose, on the surface of the frames' visual hulls away from the body.
+def off_body_points(
+    body: BodyModel, images: Iterable[Batch], near: Tensor, limit: int, cloth_bone: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Points [M, 3] of the big pose, on the surface of the frames' visual hulls away from the body; and whether each
+    hangs on the pelvis [M] bool.
 
     Each frame's hull is carved around its posed body; of its surface, what is more than OFF_BODY from the body is
-    brought to the big pose by the skinning of the nearest vertex. Kept are places that come back to where they were
-    when they are posed again (between the legs the nearest vertex may change), and that half of the frames have.
+    brought to the big pose by the skinning of the nearest vertex, or with `cloth_bone` by the pelvis where that does as
+    well (`hangs_on_pelvis`). Kept are places that come back to where they were when they are posed again (between the
+    legs the nearest vertex may change), and that half of the frames have.
 
     images: whole images, one frame a batch, a frame's batches together. near: [N, 3] points that are there already;
     those added keep their mean distance from them and from each other, and are at most `limit`.
     ValueError for a frame with fewer than two masks, masks that show nobody, or nothing inside all of them.
     """
     skinning = Skinning(body, None, "torch")
-    found = [hull_in_big_pose(skinning, batches) for batches in frames_of(images)]
+    frames = [_shown(skinning, batches) for batches in frames_of(images)]
+    found, pelvis = [], []
+    for k, frame in enumerate(frames):
+        trunk = torch.zeros(len(frame.vertex), dtype=torch.bool)
+        if cloth_bone:
+            trunk = hangs_on_pelvis(skinning, frames, k)
+        points, kept = _in_big_pose(skinning, frame, trunk)
+        found.append(points)
+        pelvis.append(trunk[kept])
     trees, points = [cKDTree(each) for each in found], np.concatenate(found)
     having = sum(np.isfinite(tree.query(points, distance_upper_bound=SUPPORT)[0]).astype(int) for tree in trees)
-    points = points[having >= max(min(2, len(found)), SHARE * len(found))]
+    supported = having >= max(min(2, len(found)), SHARE * len(found))
     there = near.double().numpy()
     gaps, _ = cKDTree(there).query(there, k=2)
-    return torch.from_numpy(thin(points, there, float(gaps[:, 1].mean()), limit)).float()
+    picked = thin(points[supported], there, float(gaps[:, 1].mean()), limit)
+    return torch.from_numpy(points[supported][picked]).float(), torch.cat(pelvis)[torch.from_numpy(supported)][picked]
 
 
-def hull_in_big_pose(skinning: Skinning, batches: list[Batch]) -> np.ndarray:
-    """Points [M, 3] float64 of one frame's hull away from the body, in the big pose; see `off_body_points`."""
+def _shown(skinning: Skinning, batches: list[Batch]) -> ShownFrame:
+    """A frame's hull in the world, from all of its batches."""
     pose, frame = batches[0].pose, int(batches[0].frame[0])
     vertices = skinning.body.vertices(pose)[0]
-    world = _off_body(batches, vertices, frame)
-    if not len(world):
-        return world.double().numpy()
-    _, vertex = cKDTree(vertices.double().numpy()).query(world.double().numpy())
-    canonical, error = to_big_pose(skinning, pose, world, torch.from_numpy(vertex))
-    return canonical[error <= RETURN].double().numpy()
+    points = _hull(batches, vertices, frame)
+    distance, vertex = cKDTree(vertices.double().numpy()).query(points.double().numpy())
+    away = torch.from_numpy(distance > OFF_BODY)
+    return ShownFrame(skinning.pose(pose), points, points[away], torch.from_numpy(vertex)[away])
 
 
-def to_big_pose(skinning: Skinning, pose: BodyPose, world: Tensor, vertex: Tensor) -> tuple[Tensor, Tensor]:
-    """World points [M, 3] in the big pose [M, 3], and by how much [M] (metres) they miss where they were when posed.
+def _in_big_pose(skinning: Skinning, frame: ShownFrame, trunk: Tensor) -> tuple[np.ndarray, Tensor]:
+    """A frame's points off the body in the big pose, [M, 3] float64, trunk [M] those that hang on the pelvis; and which
+    of them come back to where they were, [M] bool."""
+    canonical, missed = to_big_pose(skinning, frame.pose, frame.off_body, frame.vertex)
+    if trunk.any():
+        logits = bone_logits(trunk.float(), skinning.body.num_joints)
+        hung = to_big_pose(skinning, frame.pose, frame.off_body, frame.vertex, logits)
+        canonical, missed = torch.where(trunk[:, None], hung[0], canonical), torch.where(trunk, hung[1], missed)
+    kept = missed <= RETURN
+    return canonical[kept].double().numpy(), kept
 
-    pose: of one frame; vertex: [M] whose skinning they follow.
-    """
-    posed = skinning.pose(pose)
-    canonical = skinning.unpose(world[None], posed, vertex[None])
-    again, _ = skinning(canonical, posed, None)
-    return canonical[0], (again[0] - world).norm(dim=1)
 
-
-def _off_body(batches: list[Batch], vertices: Tensor, frame: int) -> Tensor:
-    """World points [M, 3] of a frame's hull more than OFF_BODY from the posed vertices [V, 3]."""
+def _hull(batches: list[Batch], vertices: Tensor, frame: int) -> Tensor:
+    """World points [S, 3] on the surface of a frame's hull around the posed vertices [V, 3]."""
     low, high = vertices.amin(0) - REACH, vertices.amax(0) + REACH
     masks = [mask & PERSON for batch in batches for mask in batch.mask[0]]
     cameras = [batch.cameras[0, v] for batch in batches for v in range(batch.rgb.shape[1])]
@@ -98,13 +111,11 @@ def _off_body(batches: list[Batch], vertices: Tensor, frame: int) -> Tensor:
             f"frame {frame}: no part of the posed body is inside its {len(masks)} masks; masks, cameras and body poses "
             "do not fit together (`r3avatar inspect` names known mistakes)"
         )
-    points = grid_centres(low, hull.shape, VOXEL)[surface(hull).flatten()]
-    distance, _ = cKDTree(vertices.double().numpy()).query(points.double().numpy())
-    return points[torch.from_numpy(distance > OFF_BODY)]
+    return grid_centres(low, hull.shape, VOXEL)[surface(hull).flatten()]
 
 
-def thin(points: np.ndarray, there: np.ndarray, spacing: float, limit: int) -> np.ndarray:
-    """Of points [M, 3], those picked one after the other farthest from `there` [N, 3] and from all picked before.
+def thin(points: np.ndarray, there: np.ndarray, spacing: float, limit: int) -> list[int]:
+    """Of points [M, 3], the rows of those picked one after the other, farthest from `there` [N, 3] and those before.
 
     Ends at `limit` points, or where the next one is nearer than `spacing` metres.
     """
@@ -117,4 +128,4 @@ def thin(points: np.ndarray, there: np.ndarray, spacing: float, limit: int) -> n
                 break
             picked.append(next_one)
             far = np.minimum(far, np.sqrt(((points - points[next_one]) ** 2).sum(1)))
-    return points[picked]
+    return picked

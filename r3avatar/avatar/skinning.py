@@ -176,9 +176,9 @@ class Skinning(nn.Module):
         R = frame.R[:, None]
         return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
 
-    def unpose(self, points: Tensor, frame: PosedFrame, vertex: Tensor) -> Tensor:
-        """World points [F, M, 3] to the big pose: `forward` undone, with the body's own weights at `vertex` [F, M]."""
-        weights = self.body.weights[vertex]
+    def unpose(self, points: Tensor, frame: PosedFrame, vertex: Tensor, logits: Tensor | None = None) -> Tensor:
+        """World points [F, M, 3] to the big pose: `forward` undone, with the weights at `vertex` [F, M]."""
+        weights = self.weights(vertex, logits)
         to_big = (weights @ self.big_transforms[:, :3].flatten(1)).unflatten(-1, (3, 4))  # [F, M, 3, 4]
         to_posed = (weights @ frame.transforms[:, :, :3].flatten(2)).unflatten(-1, (3, 4))
         posed = multiply(frame.R.mT[:, None], (points - frame.Th[:, None])[..., None])

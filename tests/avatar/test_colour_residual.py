@@ -223,7 +223,7 @@ def test_state_goes_to_and_fro():
 def test_it_learns_with_the_decoder():
     avatar = _avatar()
     optimizer = make_optimizer(avatar, extent=1.0)
-    assert [g["name"] for g in optimizer.param_groups] == list(GROUPS[:-3])
+    assert [g["name"] for g in optimizer.param_groups] == list(GROUPS[:-4])
     held = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in avatar.parameters())
     decoder = next(g for g in optimizer.param_groups if g["name"] == "decoder")

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from r3avatar.avatar import TemporalCodebook, build_avatar
+from r3avatar.avatar.cloth_bone import to_big_pose
 from r3avatar.avatar.initial_colours import initial_colours
 from r3avatar.avatar.initial_gaussians import initial_gaussians_of
-from r3avatar.avatar.initial_points import off_body_points, thin, to_big_pose
+from r3avatar.avatar.initial_points import off_body_points, thin
 from r3avatar.avatar.skinning import Skinning
 from r3avatar.body import load_body
 from r3avatar.rasterizer.spherical_harmonics import C0
@@ -67,7 +68,7 @@ def test_places_return_to_the_big_pose(kind):
     points = skinning.big_vertices + 0.02 * torch.randn(skinning.big_vertices.shape, generator=random)
     vertex = skinning.nearest(points)
     posed, _ = skinning(points[None], skinning.pose(pose), None, vertex[None])
-    canonical, error = to_big_pose(skinning, pose, posed[0], vertex)
+    canonical, error = to_big_pose(skinning, skinning.pose(pose), posed[0], vertex)
     torch.testing.assert_close(canonical, points, atol=2e-5, rtol=0)
     assert error.median() < 1e-5  # of those whose nearest vertex stays the same, none
     assert (error[skinning.nearest(canonical) == vertex] < 1e-4).all()
@@ -76,7 +77,8 @@ def test_places_return_to_the_big_pose(kind):
 def test_points_lie_on_what_the_body_carries(scene):
     body, batches = scene
     vertices = Skinning(body).big_vertices
-    points = off_body_points(body, batches, vertices, 100_000)
+    points, pelvis = off_body_points(body, batches, vertices, 100_000)
+    assert pelvis.shape == points.shape[:1] and not pelvis.any()
     on_ball = (points - BALL).norm(dim=1)
     assert len(points) > 200
     # To a voxel and what skinning with the nearest vertex bends; some are phantoms that twenty cameras leave standing.
@@ -85,8 +87,8 @@ def test_points_lie_on_what_the_body_carries(scene):
     behind = ball(300)[:, 2] < BALL[2]
     assert covered[behind].max() < 0.06
     assert torch.cdist(points, vertices).amin() > 0.005
-    assert torch.equal(points, off_body_points(body, batches, vertices, 100_000))
-    few = off_body_points(body, batches, vertices, 50)
+    assert torch.equal(points, off_body_points(body, batches, vertices, 100_000)[0])
+    few, _ = off_body_points(body, batches, vertices, 50)
     assert len(few) == 50 and torch.cdist(few, few).fill_diagonal_(9).amin() > 0.03
 
 
@@ -126,8 +128,8 @@ def test_an_avatar_begins_with_them(scene):
 def test_without_switches_nothing_changes_or_is_looked_at():
     body = load_body("demo")
     vertices = Skinning(body).big_vertices
-    points, sh_dc = initial_gaussians_of(body, vertices, images=lambda frames: pytest.fail("looked at"))
-    assert points is vertices and sh_dc is None
+    points, sh_dc, cloth = initial_gaussians_of(body, vertices, images=lambda frames: pytest.fail("looked at"))
+    assert points is vertices and sh_dc is None and not cloth.any()
 
 
 def test_more_gaussians_are_smaller_where_size_follows_neighbours():
@@ -169,7 +171,7 @@ def test_thinning_keeps_distance():
     random = torch.Generator().manual_seed(0)
     points = torch.rand(2000, 3, generator=random).double().numpy()
     there = points[:1] * 0 + 0.5
-    kept = torch.from_numpy(thin(points, there, 0.1, 10_000))
+    kept = torch.from_numpy(points[thin(points, there, 0.1, 10_000)])
     assert torch.cdist(kept, kept).fill_diagonal_(9).amin() >= 0.1
     assert torch.cdist(torch.from_numpy(points), torch.cat([kept, torch.from_numpy(there)])).amin(1).max() < 0.1
     assert len(thin(points, there, 0.1, 7)) == 7 and len(thin(points[:0], there, 0.1, 7)) == 0

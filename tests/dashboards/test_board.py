@@ -9,6 +9,7 @@ import pytest
 
 from r3avatar.dashboards.keys import KEYS, SECTIONS, STEP, markdown
 from r3avatar.dashboards.layout import board, workspace
+from r3avatar.training.optimizer import GROUPS
 
 ROOT = Path(__file__).parents[2]
 
@@ -23,7 +24,7 @@ def test_the_board_shows_every_key_once_in_its_section():
             shown += panel["keys"]
     assert sorted([*shown, STEP]) == sorted(key.name for key in KEYS)
     rates = next(p for s in plan["sections"] for p in s["panels"] if p["title"] == "learning rates")
-    assert len(rates["keys"]) == 7 and rates["kind"] == "line" and rates["log_y"]
+    assert len(rates["keys"]) == len(GROUPS) and rates["kind"] == "line" and rates["log_y"]
 
 
 def test_the_tool_writes_the_board_without_a_network(tmp_path):

@@ -25,19 +25,19 @@ def test_budget_ends_by_images_or_minutes_whichever_comes_first():
 
 
 def test_groups_cover_every_parameter_once():
-    avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, static_residual=True)
+    avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, static_residual=True, cloth_motion=1)
     optimizer = make_optimizer(avatar, extent=3.0)
     assert [g["name"] for g in optimizer.param_groups] == list(GROUPS)
     held = [p for g in optimizer.param_groups for p in g["params"]]
     assert len(held) == len({id(p) for p in held})
-    assert {id(p) for p in held} == {id(p) for p in avatar.parameters()}
+    assert {id(p) for p in held} == {id(p) for p in avatar.parameters() if p.requires_grad}
     assert optimizer.param_groups[0]["lr"] == pytest.approx(1.6e-4 * 3)
 
 
 def test_ablations_have_no_group():
     avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, skinning=None, pose_refinement=None)
     names = [g["name"] for g in make_optimizer(avatar, 1.0).param_groups]
-    assert names == [n for n in GROUPS if n not in ("skinning", "pose_refinement", *RESIDUAL)]
+    assert names == [n for n in GROUPS if n not in ("skinning", "pose_refinement", *RESIDUAL, "cloth")]
 
 
 def _optimizer():
