@@ -28,7 +28,7 @@ def make_optimizer(
     opacity: float = 5e-2,
     scale: float = 5e-3,
     rotation: float = 1e-3,
-    cloth: float = 5e-4,
+    cloth: float = 1e-4,
     eps: float = 1e-15,
 ) -> FusedAdam:
     """Adam whose groups carry `name` and `initial_lr`; absent parts (ablations) have no group.
