@@ -353,10 +353,8 @@ def main(arguments: list[str] | None = None) -> None:
         from r3avatar.body.convert import main as convert_body
 
         raise SystemExit(convert_body(rest))
-    from r3avatar.early_start import load_torch_libraries, uncollected
+    from r3avatar.early_start import uncollected
 
-    if verb == "train":
-        load_torch_libraries()
     with uncollected():
         _compose_and_run(verb, rest)
 

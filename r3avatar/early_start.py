@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import importlib.util
 import os
 import subprocess
 import sys
@@ -38,29 +37,6 @@ def begin_training(config: DictConfig) -> None:
         devices = config.trainer.get("devices")  # a number of them, or which
         first = devices[0] if OmegaConf.is_list(devices) and len(devices) else 0
         threading.Thread(target=open_cuda, args=(first,), name="CUDA's context").start()
-
-
-def load_torch_libraries() -> threading.Thread | None:
-    """Begin to load torch's shared libraries, which takes tenths of a second; None where they lie elsewhere.
-
-    The same two, in the same way, as `import torch` loads them (the first for all to see: others look for their symbols
-    there), which finds them loaded, or waits for them, or meets the same error.
-    """
-    found = importlib.util.find_spec("torch")
-    folder = Path(found.submodule_search_locations[0], "lib") if found and found.submodule_search_locations else None
-    if folder is None or "torch" in sys.modules or not (folder / "libtorch_global_deps.so").exists():
-        return None
-
-    def load() -> None:
-        try:
-            ctypes.CDLL(str(folder / "libtorch_global_deps.so"), mode=ctypes.RTLD_GLOBAL)
-            ctypes.CDLL(str(folder / "libtorch_python.so"))
-        except OSError:  # torch knows other places of what they need, and says what is missing
-            return
-
-    thread = threading.Thread(target=load, name="torch's libraries")
-    thread.start()
-    return thread
 
 
 def helper_process(script: Path) -> subprocess.Popen:

@@ -2,11 +2,9 @@
 
 import ctypes
 import gc
-import importlib.util
 import subprocess
 import sys
 import threading
-from types import SimpleNamespace
 
 import pytest
 
@@ -100,24 +98,3 @@ def test_the_collector_stays_on_where_torch_is_loaded():
         assert gc.isenabled()
         early_start.collect_again()
     assert gc.get_freeze_count() == frozen
-
-
-def test_torch_finds_its_libraries_loaded():
-    """In a process of its own, as this one has torch already."""
-    assert early_start.load_torch_libraries() is None
-    code = (
-        "import sys; from r3avatar.early_start import load_torch_libraries; thread = load_torch_libraries()\n"
-        "thread.join(); loaded = open('/proc/self/maps').read(); assert 'torch' not in sys.modules\n"
-        "assert all(name in loaded for name in ('libtorch_global_deps.so', 'libtorch_python.so'))\n"
-        "import torch; print(torch.ones(2).sum().item())"
-    )
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert ran.stdout == "2.0\n", ran.stderr
-
-
-@pytest.mark.parametrize("where", [None, "/nowhere"])
-def test_without_torch_no_library_is_loaded(monkeypatch, where):
-    spec = None if where is None else SimpleNamespace(submodule_search_locations=[where])
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
-    monkeypatch.delitem(sys.modules, "torch")
-    assert early_start.load_torch_libraries() is None
