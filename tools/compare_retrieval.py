@@ -6,7 +6,7 @@ python tools/compare_retrieval.py outputs/demo --retrievals r3 viterbi oracle --
 Prints one Markdown table (each capture, and mean ± standard deviation); writes it to DIR/comparison.md, all figures of
 both protocols to DIR/comparison.json, and a timeline of retrieved times a run and retrieval. Where the capture is
 synthetic the plots show which recorded moments its poses were put together from. Further key=value pairs go to
-`r3avatar evaluate` (rasterizer=numba, checkpoint=best, capture.root=DIR).
+`r3avatar evaluate` (rasterizer=numba, checkpoint=best, +capture.root=DIR).
 """
 
 from __future__ import annotations

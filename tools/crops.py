@@ -5,7 +5,7 @@ python tools/crops.py outputs/cape_r3 outputs/cape_r3_plus --hem calves --split 
 
 Rows are regions, columns the truth and each run; one DIR/<split>.png a split, all figures in DIR/crops.json. The runs
 are of one capture, each with its own retrieval. Further key=value pairs go to `r3avatar evaluate` (checkpoint=best,
-retrieval=mixture, capture.root=DIR).
+retrieval=mixture, +capture.root=DIR).
 """
 
 from __future__ import annotations
