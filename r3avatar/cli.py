@@ -187,10 +187,11 @@ def check(verb: str, arguments: list[str]):
             )
     every = [first(o) for o in overrides if not o.key_or_group.startswith("hydra")]
     with initialize_config_module("r3avatar.configs", version_base="1.3"):
-        try:
-            return compose(verb, overrides=every)
-        except (HydraException, OmegaConfBaseException):
-            pass  # what is wrong follows: Hydra's own message does not name the nearest key
+        if len(every) == len(overrides):  # Hydra's own keys are looked at below
+            try:
+                return compose(verb, overrides=every)
+            except (HydraException, OmegaConfBaseException):
+                pass  # what is wrong follows: Hydra's own message does not name the nearest key
         try:
             base = compose(verb, overrides=[first(o) for o in choices])
             keys = _flatten(base)
