@@ -72,7 +72,7 @@ def tabulate(avatar: Avatar, mixture: Mixture, constants: Constants | None = Non
         offsets += rows[: max(0, recorded - done), :, :3].sum(0)
         differences[done : done + len(some)] = rows - reference
         done += len(some)
-    logits = avatar.skinning_logits() if constants is None else constants.logits
+    logits = avatar.skinning_logits(constants)
     vertex = avatar.skinning.vertex(positions, (positions + offsets / recorded)[None])
     parts = part_weights(avatar.skinning.weights(vertex, logits), avatar.kind)[0]
     return AttributeTable(reference, differences.view(D, -1), parts)

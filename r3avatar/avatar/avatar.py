@@ -75,8 +75,11 @@ class Avatar(nn.Module):
         """What no picture changes; for whoever makes many of an avatar that is trained."""
         return Constants(self.skinning_logits(), self.gaussians.sh)
 
-    def skinning_logits(self) -> Tensor | None:
-        """What is added to the logarithms of the skinning weights, [N, J]: the network's, and the pelvis' for cloth."""
+    def skinning_logits(self, constants: Constants | None = None) -> Tensor | None:
+        """What is added to the logarithms of the skinning weights, [N, J]: the network's, and the pelvis' for cloth;
+        those of `constants` where they are known."""
+        if constants is not None:
+            return constants.logits
         logits, cloth = self.skinning.logits(self.gaussians.positions), self.gaussians.cloth
         if cloth is None:
             return logits
@@ -141,7 +144,7 @@ class Avatar(nn.Module):
         if len(times) == 1:  # the same for all parts: their shares add up to 1
             return recorded[current[:, 0]]
         fields = tuple(tensors_of(recorded))  # offset, opacity logit, scale, rotation, and colour if it changes
-        logits = self._logits(constants)
+        logits = self.skinning_logits(constants)
         if use_triton(self.skinning.backend, times.device) and not torch.is_grad_enabled():
             return Attributes(*self._blend_on_gpu(fields, current, previous, share, logits, align))
         now = tuple(x[current] for x in fields)  # [F, P, N, c]
@@ -155,7 +158,7 @@ class Avatar(nn.Module):
         canonical = self.gaussians.positions + attributes.offset  # [F, N, 3]
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
         frame = self.skinning.pose(pose, corrections)
-        logits = self._logits(constants)
+        logits = self.skinning_logits(constants)
         vertex = self.skinning.vertex(self.gaussians.positions, canonical)
         means, covariances = self.skinning.deform(
             canonical, frame, logits, attributes.scale, attributes.rotation, vertex
@@ -166,9 +169,6 @@ class Avatar(nn.Module):
         else:
             sh = add_colour(sh, attributes.colour)
         return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
-
-    def _logits(self, constants: Constants | None) -> Tensor | None:
-        return self.skinning_logits() if constants is None else constants.logits
 
     def _part_weights(self, offset: Tensor, logits: Tensor | None) -> Tensor:
         """Every part's share of every Gaussian, [F, N, P], by skinning weights where offsets [F, P, N, 3] put it."""

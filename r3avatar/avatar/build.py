@@ -86,8 +86,5 @@ def build_avatar(
     if colour_residual and not planes.temporal:
         raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
     residual = ColourResidual(planes.features) if colour_residual else None
-    motion = None
-    if cloth_motion:
-        moments = planes.recorded_texels + (0 if planes.general_time is None else 2)
-        motion = ClothMotion(cloth_motion, moments, points[cloth[:, 0] > 0])
+    motion = ClothMotion(cloth_motion, planes.time_texels, points[cloth[:, 0] > 0]) if cloth_motion else None
     return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion)

@@ -16,7 +16,8 @@ def resample(avatar: Avatar, count: int, shrink: bool = True, seed: int = 0) -> 
     vertices = avatar.skinning.big_vertices.cpu()
     points = surface_points(vertices, avatar.skinning.body.faces.cpu(), count, seed)
     before = avatar.gaussians
-    avatar.gaussians = CanonicalGaussians(points, before.max_sh_degree, before.static_residual)
+    cloth = None if before.cloth is None else before.cloth.new_zeros(count, 2)  # none of them
+    avatar.gaussians = CanonicalGaussians(points, before.max_sh_degree, before.static_residual, cloth)
     if shrink:
         with torch.no_grad():  # scales are squared outputs, and go with the distance, the root of the density
             avatar.decoder.scale.bias.mul_((len(vertices) / count) ** 0.25)

@@ -10,6 +10,7 @@ from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.cloth_bone import PELVIS, ShownFrame, bone_logits, hangs_on_pelvis, to_big_pose
 from r3avatar.avatar.cloth_motion import ClothMotion
 from r3avatar.avatar.skinning import Skinning
+from r3avatar.benchmarks.points import resample
 from r3avatar.body import load_body
 from r3avatar.training.density import DensityEdit, apply_edit
 from r3avatar.training.optimizer import make_optimizer
@@ -145,6 +146,13 @@ def test_density_control_hands_cloth_on_and_checkpoints_have_it():
     times = torch.tensor([3.3])
     assert torch.equal(fresh.record(times).offset, avatar.record(times).offset)
     assert CanonicalGaussians(torch.rand(3, 3)).cloth is None
+
+
+def test_a_benchmarks_other_gaussians_are_no_cloth():
+    avatar = _avatar(cloth_bone=True, cloth_motion=1)
+    resample(avatar, 40)
+    assert avatar.gaussians.cloth.shape == (40, 2) and not avatar.gaussians.cloth.any()
+    assert avatar.record(torch.tensor([0.0])).offset.shape == (1, 40, 3)
 
 
 def test_it_needs_gaussians_off_the_body():

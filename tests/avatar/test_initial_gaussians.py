@@ -14,6 +14,7 @@ from r3avatar.rasterizer.spherical_harmonics import C0
 
 from .dotted_images import batch_of, cameras_around, poses_of, smpl_body
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 BODIES = {"smpl": smpl_body, "smplx": lambda: load_body("demo")}
 BALL, RADIUS = torch.tensor([0.0, 0.1, -0.3]), 0.17  # big pose: at the back, touching it
 
@@ -33,15 +34,6 @@ def ball(points: int = 4000) -> torch.Tensor:
 def texture(points: torch.Tensor) -> torch.Tensor:
     """Colours that change slowly over the big pose."""
     return 0.5 + 0.4 * torch.stack([(3 * points[:, 0]).sin(), (4 * points[:, 1]).cos(), (9 * points[:, 2]).sin()], 1)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small operations, whose threads would wait for each other where other tests run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", params=BODIES)

@@ -8,17 +8,9 @@ from r3avatar.avatar.visual_hull import carve, grid_centres, surface
 
 from .dotted_images import SIZE, cameras_around
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 VOXEL = 0.02
 LOW, HIGH = torch.tensor([-0.6, -0.7, -0.6]), torch.tensor([0.6, 0.7, 0.6])
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Small operations, whose threads would wait for each other where other tests run beside."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def rays(camera):
