@@ -8,6 +8,7 @@ from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.playback import Playback
 from r3avatar.avatar.pose_refinement import PoseRefinement
+from r3avatar.avatar.shading import Shading
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "ColourResidual",
     "Playback",
     "PoseRefinement",
+    "Shading",
     "Skinning",
     "TemporalCodebook",
     "WeightOffsets",

@@ -16,6 +16,7 @@ from r3avatar.avatar.codebook import TemporalCodebook
 from r3avatar.avatar.colour_residual import ColourResidual, add_colour
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
+from r3avatar.avatar.shading import Shading
 from r3avatar.avatar.skinning import Skinning
 from r3avatar.cuda_graphs import tensors_of
 from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
@@ -48,15 +49,17 @@ class Avatar(nn.Module):
         blend_weights_published: bool = False,
         colour_residual: ColourResidual | None = None,
         cloth_motion: ClothMotion | None = None,
+        shading: Shading | None = None,
     ):
         """blend_weights_published: mix the parts with weights looked up at the right arm's offsets (a published defect)
         instead of each part's own. colour_residual: lets colours change with time; None: they are static.
-        cloth_motion: moves loose cloth as a whole; of Gaussians that know their share (`CanonicalGaussians.cloth`)."""
+        cloth_motion: moves loose cloth as a whole; of Gaussians that know their share (`CanonicalGaussians.cloth`).
+        shading: the light on Gaussians that have normals; None: colours are the same however they are turned."""
         super().__init__()
         self.gaussians, self.codebook, self.decoder = gaussians, codebook, decoder
         self.skinning, self.pose_refinement = skinning, pose_refinement
         self.blend_weights_published, self.colour_residual = blend_weights_published, colour_residual
-        self.cloth_motion = cloth_motion
+        self.cloth_motion, self.shading = cloth_motion, shading
 
     @property
     def kind(self) -> str:
@@ -160,14 +163,17 @@ class Avatar(nn.Module):
         frame = self.skinning.pose(pose, corrections)
         logits = self.skinning_logits(constants)
         vertex = self.skinning.vertex(self.gaussians.positions, canonical)
-        means, covariances = self.skinning.deform(
-            canonical, frame, logits, attributes.scale, attributes.rotation, vertex
+        normals = None if self.shading is None else self.gaussians.normals
+        means, covariances, *turned = self.skinning.deform(
+            canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals
         )
         sh = self.gaussians.sh if constants is None else constants.sh
-        if attributes.colour is None:
-            sh = sh.expand(len(pose), -1, -1, -1)
-        else:
+        if self.shading is not None:
+            sh = self.shading(sh, attributes.colour, *turned)
+        elif attributes.colour is not None:
             sh = add_colour(sh, attributes.colour)
+        else:
+            sh = sh.expand(len(pose), -1, -1, -1)
         return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
 
     def _part_weights(self, offset: Tensor, logits: Tensor | None) -> Tensor:

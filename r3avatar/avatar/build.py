@@ -15,6 +15,7 @@ from r3avatar.avatar.decoder import AttributeDecoder
 from r3avatar.avatar.initial_gaussians import initial_gaussians_of
 from r3avatar.avatar.neighbour_distance import initial_distances
 from r3avatar.avatar.pose_refinement import PoseRefinement
+from r3avatar.avatar.shading import Shading, first_normals
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
 from r3avatar.body import BodyModel
 from r3avatar.types import Batch
@@ -45,6 +46,7 @@ def build_avatar(
     static_residual: bool = False,
     cloth_bone: bool = False,
     cloth_motion: int = 0,
+    shading: bool = False,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose, or see `initial_gaussians_of`.
 
@@ -62,6 +64,7 @@ def build_avatar(
     cloth_bone: what begins off the body (initial_points='hull') hangs on the pelvis where that explains the masks.
     cloth_motion: degree of the polynomials that move it as a whole (`ClothMotion`); 0: none.
     ValueError for either where nothing begins off the body.
+    shading: colours are multiplied by the studio's light on a Gaussian's normal, which turns with the body (`Shading`).
     """
     joints = body.num_joints
     offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
@@ -80,11 +83,16 @@ def build_avatar(
     planes = codebook(aabb=box_around(torch.cat([vertices, points]), box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
-    gaussians = CanonicalGaussians(points, sh_degree, static_residual, cloth if cloth_bone or cloth_motion else None)
+    normals = first_normals(vertices, body.faces, points, cloth[:, 0] > 0) if shading else None
+    kept = cloth if cloth_bone or cloth_motion else None
+    gaussians = CanonicalGaussians(points, sh_degree, static_residual, kept, normals)
     if sh_dc is not None:
         gaussians.sh_dc.data.copy_(sh_dc[:, None])
     if colour_residual and not planes.temporal:
         raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
     residual = ColourResidual(planes.features) if colour_residual else None
     motion = ClothMotion(cloth_motion, planes.time_texels, points[cloth[:, 0] > 0]) if cloth_motion else None
-    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion)
+    light = Shading(backend) if shading else None
+    return Avatar(
+        gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion, light
+    )

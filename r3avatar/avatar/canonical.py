@@ -19,11 +19,19 @@ class CanonicalGaussians(nn.Module):
     Source: R3-Avatar "canonical Gaussians"; spherical harmonics as in 3D Gaussian splatting (Kerbl et al. 2023).
     """
 
-    def __init__(self, points: Tensor, sh_degree: int = 3, static_residual: bool = False, cloth: Tensor | None = None):
+    def __init__(
+        self,
+        points: Tensor,
+        sh_degree: int = 3,
+        static_residual: bool = False,
+        cloth: Tensor | None = None,
+        normals: Tensor | None = None,
+    ):
         """points [N, 3] metres; sh_degree: highest degree; the active one starts at 0. Colours start at mid-grey.
         static_residual: opacity, scale and rotation of a Gaussian's own, which start as no change at all.
         cloth: [N, 2], not learned but handed on by density control: how much of the cloth's motion (`ClothMotion`) a
-        Gaussian takes, and how firmly it hangs on the pelvis (`bone_logits`); None: an avatar without either."""
+        Gaussian takes, and how firmly it hangs on the pelvis (`bone_logits`); None: an avatar without either.
+        normals: [N, 3] of the big pose, on which the light falls (`Shading`); learned; None: an avatar without."""
         super().__init__()
         N = points.shape[0]
         self.max_sh_degree, self.active_sh_degree = sh_degree, 0
@@ -31,6 +39,8 @@ class CanonicalGaussians(nn.Module):
         self.sh_dc = nn.Parameter(torch.zeros(N, 1, 3))
         self.sh_rest = nn.Parameter(torch.zeros(N, (sh_degree + 1) ** 2 - 1, 3))
         self.cloth = None if cloth is None else nn.Parameter(cloth.detach().float().clone(), requires_grad=False)
+        if normals is not None:
+            self.normals = nn.Parameter(normals.detach().float().clone())
         self.static_residual = static_residual
         if static_residual:
             self.opacity_residual = nn.Parameter(torch.zeros(N, 1))  # added to the logit

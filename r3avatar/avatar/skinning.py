@@ -194,11 +194,14 @@ class Skinning(nn.Module):
         scale: Tensor,
         rotation: Tensor,
         vertex: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """Gaussians of the big pose to the world: means [F, N, 3] and covariances [F, N, 6] (xx, xy, xz, yy, yz, zz).
+        normals: Tensor | None = None,
+    ) -> tuple[Tensor, ...]:
+        """Gaussians of the big pose to the world: means [F, N, 3] and covariances [F, N, 6] (xx, xy, xz, yy, yz, zz);
+        with normals also these as they lie in the world [F, N, 3], not of unit length.
 
         points, logits, vertex: as for `forward`.
         scale: [F, N, 3] standard deviations, metres; rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
+        normals: [N, 3] of the big pose; their gradient goes no further than to themselves.
         """
         if use_triton(self.backend, points.device):
             from r3avatar.avatar.triton_skinning import skin
@@ -207,7 +210,10 @@ class Skinning(nn.Module):
             vertex = self.nearest(points) if vertex is None else vertex
             return skin(
                 points, vertex, logits, weights, self.big_transforms,
-                frame.transforms, frame.vertex_offsets, frame.R, frame.Th, scale, rotation,
+                frame.transforms, frame.vertex_offsets, frame.R, frame.Th, scale, rotation, normals,
             )  # fmt: skip
         means, linear = self(points, frame, logits, vertex)
-        return means, covariance_from_scale_rotation(scale, rotation, linear)
+        covariances = covariance_from_scale_rotation(scale, rotation, linear)
+        if normals is None:
+            return means, covariances
+        return means, covariances, multiply(linear.detach(), normals[..., None])[..., 0]

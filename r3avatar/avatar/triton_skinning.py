@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from r3avatar.avatar.triton_normals import turn, turn_back
 from r3avatar.triton_matrices import (
     EPS,
     apply,
@@ -261,9 +262,9 @@ def _place_backward(
 
 class _Skin(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, rotation):
-        inputs = [points, vertex, logits, weights, big, transforms, offsets, R, Th, scale]
-        points, vertex, logits, weights, big, transforms, offsets, R, Th, scale = (
+    def forward(ctx, points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, rotation, normals):
+        inputs = [points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, normals]
+        points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, normals = (
             None if x is None else x.contiguous() for x in inputs
         )
         F, N, _ = points.shape
@@ -283,15 +284,16 @@ class _Skin(torch.autograd.Function):
                 points, vertex, maps, offsets, R, Th, scale, rotation, means, covariances, N, F, offsets.shape[1], Q,
                 BLOCK=PLACE_BLOCK, num_warps=PLACE_WARPS,
             )  # fmt: skip
+            turned = None if normals is None else turn(normals, maps, R)
         ctx.blend, ctx.Q = blend, Q
         ctx.save_for_backward(
             points, vertex, logits, weights, big, transforms, offsets, R, scale, rotation, maps, normalisers
         )
-        return means, covariances
+        return (means, covariances) if normals is None else (means, covariances, turned)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, d_means, d_covariances):
+    def backward(ctx, d_means, d_covariances, d_turned=None):
         saved = ctx.saved_tensors
         points, vertex, logits, weights, big, transforms, offsets, R, scale, rotation, maps, normalisers = saved
         F, N, _ = points.shape
@@ -314,10 +316,11 @@ class _Skin(torch.autograd.Function):
                     F=F, **ctx.blend, TRANSFORMS=wants_transforms,
                     BLOCK=BLEND_BACKWARD_BLOCK, num_warps=BLEND_BACKWARD_WARPS,
                 )  # fmt: skip
+            d_normals = turn_back(d_turned, maps, R) if ctx.needs_input_grad[11] else None
         d_transforms = shares.sum(0) if wants_transforms else None
         return (
             d_points, None, d_logits if wants_logits else None, None, None, d_transforms, d_offsets, None, None,
-            d_scale, d_rotation,
+            d_scale, d_rotation, d_normals,
         )  # fmt: skip
 
 
@@ -333,11 +336,14 @@ def skin(
     Th: Tensor,
     scale: Tensor,
     rotation: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Gaussians of the big pose, skinned to F frames: world means [F, N, 3] and covariances [F, N, 6].
+    normals: Tensor | None = None,
+) -> tuple[Tensor, ...]:
+    """Gaussians of the big pose, skinned to F frames: world means [F, N, 3] and covariances [F, N, 6]; with normals
+    also these as they lie in the world, [F, N, 3], not of unit length.
 
-    Differentiable in points, logits, transforms, vertex_offsets, scale and rotation; deterministic but for the
-    gradient of vertex_offsets. Source: as `Skinning`; covariances by Kerbl et al. 2023, eq. 6.
+    Differentiable in points, logits, transforms, vertex_offsets, scale, rotation and normals (through which nothing
+    reaches the others); deterministic but for the gradient of vertex_offsets. Source: as `Skinning`; covariances by
+    Kerbl et al. 2023, eq. 6.
 
     Args:
         points: [F, N, 3] metres, in the big pose.
@@ -350,6 +356,7 @@ def skin(
         R, Th: [F, 3, 3], [F, 3] body to world.
         scale: [F, N, 3] standard deviations, metres.
         rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
+        normals: [N, 3] of the big pose.
 
     Raises ValueError where a constant requires a gradient.
     """
@@ -358,5 +365,5 @@ def skin(
         if torch.is_grad_enabled() and value.requires_grad:
             raise ValueError(f"skin gives no gradient of {name}: detach it, or use backend='torch'")
     return _Skin.apply(
-        points, vertex, logits, weights, big_transforms, transforms, vertex_offsets, R, Th, scale, rotation
+        points, vertex, logits, weights, big_transforms, transforms, vertex_offsets, R, Th, scale, rotation, normals
     )

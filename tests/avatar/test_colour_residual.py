@@ -18,7 +18,7 @@ from r3avatar.cuda_graphs import tensors_of
 from r3avatar.rasterizer import make_rasterizer
 from r3avatar.rasterizer.spherical_harmonics import view_colours
 from r3avatar.retrieval import Mixture, Retrieved, part_weights
-from r3avatar.training.optimizer import GROUPS, make_optimizer
+from r3avatar.training.optimizer import PARTS, make_optimizer
 from r3avatar.types import BodyPose, Cameras
 
 from .blending_backends import blended_by_both
@@ -223,7 +223,7 @@ def test_state_goes_to_and_fro():
 def test_it_learns_with_the_decoder():
     avatar = _avatar()
     optimizer = make_optimizer(avatar, extent=1.0)
-    assert [g["name"] for g in optimizer.param_groups] == list(GROUPS[:-4])
+    assert [g["name"] for g in optimizer.param_groups] == list(PARTS)
     held = [id(p) for g in optimizer.param_groups for p in g["params"]]
     assert sorted(held) == sorted(id(p) for p in avatar.parameters())
     decoder = next(g for g in optimizer.param_groups if g["name"] == "decoder")

@@ -13,7 +13,7 @@ from r3avatar.avatar.decoder import Attributes
 from r3avatar.body import load_body
 from r3avatar.training.density import DensityControl, apply_edit
 from r3avatar.training.density_rules import MERGE_SHRINK, SPLIT_SHRINK, clone, merge, split
-from r3avatar.training.optimizer import GROUPS, make_optimizer
+from r3avatar.training.optimizer import PARTS, RESIDUAL, make_optimizer
 from r3avatar.types import RenderOutput
 
 CODEBOOK = functools.partial(TemporalCodebook, spatial_resolutions=(8,), time_resolution=10, channels=16)
@@ -124,5 +124,5 @@ def test_density_control_carries_it_and_a_checkpoint_of_another_size_loads():
 
 def test_its_groups_learn_at_their_own_rates():
     optimizer = make_optimizer(_avatar(), 1.0, opacity=0.1, scale=0.2, rotation=0.3)
-    assert [g["name"] for g in optimizer.param_groups] == list(GROUPS[:-1])
+    assert [g["name"] for g in optimizer.param_groups] == [*PARTS, *RESIDUAL]
     assert [g["lr"] for g in optimizer.param_groups[-3:]] == [0.1, 0.2, 0.3]

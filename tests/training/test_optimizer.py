@@ -6,7 +6,7 @@ import torch
 from r3avatar.avatar import TemporalCodebook, build_avatar
 from r3avatar.body import load_body
 from r3avatar.training.module import Budget
-from r3avatar.training.optimizer import GROUPS, RESIDUAL, LearningRates, make_optimizer
+from r3avatar.training.optimizer import GROUPS, PARTS, LearningRates, make_optimizer
 
 
 def _codebook(**kwargs):
@@ -25,7 +25,7 @@ def test_budget_ends_by_images_or_minutes_whichever_comes_first():
 
 
 def test_groups_cover_every_parameter_once():
-    avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, static_residual=True, cloth_motion=1)
+    avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, static_residual=True, cloth_motion=1, shading=True)
     optimizer = make_optimizer(avatar, extent=3.0)
     assert [g["name"] for g in optimizer.param_groups] == list(GROUPS)
     held = [p for g in optimizer.param_groups for p in g["params"]]
@@ -37,7 +37,7 @@ def test_groups_cover_every_parameter_once():
 def test_ablations_have_no_group():
     avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, skinning=None, pose_refinement=None)
     names = [g["name"] for g in make_optimizer(avatar, 1.0).param_groups]
-    assert names == [n for n in GROUPS if n not in ("skinning", "pose_refinement", *RESIDUAL, "cloth")]
+    assert names == [n for n in PARTS if n not in ("skinning", "pose_refinement")]
 
 
 def _optimizer():
