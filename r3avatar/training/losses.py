@@ -38,6 +38,7 @@ class AvatarLoss(nn.Module):
         mask: float = 0.1,
         ssim: float = 0.01,
         perceptual: float = 0.01,
+        general_squared: float = 0.0,
         offset_change: float = 0.0,
         plane_tv: float = 0.0,
         time_smoothness: float = 0.0,
@@ -51,6 +52,9 @@ class AvatarLoss(nn.Module):
         """
         Args:
             l1, mask, ssim, perceptual: weights of the terms; a term of weight 0 is not computed.
+            general_squared: of images at the codebook's general moment the term l1 is so many times the mean squared
+                error instead. That moment stands for all times; where they differ (cloth that hangs elsewhere), L1 asks
+                for the colour that is right most often, the square for their mean, the best guess of a new pose. 0: L1.
             offset_change: weight of how far the decoder moves Gaussians between a step's frames, metres (see
                 `offset_change`); published: none. A step of one frame has none.
             plane_tv, time_smoothness, time_sparsity: weights of what is asked of the codebook's planes alone (see
@@ -66,11 +70,11 @@ class AvatarLoss(nn.Module):
         super().__init__()
         self.weights = {"l1": l1, "mask": mask, "ssim": ssim, "perceptual": perceptual}
         planes = {"plane_tv": plane_tv, "time_smoothness": time_smoothness, "time_sparsity": time_sparsity}
-        every = {**self.weights, "offset_change": offset_change, **planes}
+        every = {**self.weights, "general_squared": general_squared, "offset_change": offset_change, **planes}
         negative = [name for name, weight in every.items() if weight < 0]
         if negative:
             raise ValueError(f"loss weights must not be negative: {', '.join(negative)}")
-        self.offset_change = offset_change
+        self.general_squared, self.offset_change = general_squared, offset_change
         self.plane_weights = {name: weight for name, weight in planes.items() if weight > 0}
         self.perceptual_rescale = perceptual_rescale
         self.white_background = white_background
@@ -107,7 +111,8 @@ class AvatarLoss(nn.Module):
         truth, mask, rect = batch.rgb.flatten(0, 1), batch.mask.flatten(0, 1), batch.rect.flatten(0, 1)
         defect = self.white_background and self.alpha_over_background_published
         triton = use_triton(self.backend, image.device) and not defect
-        terms = (self._triton_terms if triton else self._torch_terms)(image, alpha, truth, mask, rect)
+        squared = self._squared(batch, codebook)
+        terms = (self._triton_terms if triton else self._torch_terms)(image, alpha, truth, mask, rect, squared)
         total = terms.pop("total")
         for network in self._networks:
             inside = rectangle_mask(rect, *image.shape[1:3]).to(image)[..., None]  # [B, H, W, 1]
@@ -124,20 +129,27 @@ class AvatarLoss(nn.Module):
             total = total + sum(weight * terms[name] for name, weight in self.plane_weights.items())
         return {**terms, "total": total}
 
+    def _squared(self, batch: Batch, codebook: TemporalCodebook | None) -> Tensor | None:
+        """The images' weights [B] of the squared error that takes L1's place, 0 where L1 stays; None: for all."""
+        if not self.general_squared or codebook is None or codebook.general_time is None:
+            return None
+        general = (batch.time == codebook.general_time).to(torch.float32) * self.general_squared
+        return general.repeat_interleave(batch.rgb.shape[1])
+
     def _triton_terms(
-        self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor
+        self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor, squared: Tensor | None = None
     ) -> dict[str, Tensor]:
         from r3avatar.training.triton_loss import photometric_terms
 
         weights = [self.weights[name] for name in PHOTOMETRIC]
         if not any(weights):
             return {"total": image.new_zeros(())}
-        *terms, total = photometric_terms(image, alpha, truth, mask, rect, *weights, self.white_background)
+        *terms, total = photometric_terms(image, alpha, truth, mask, rect, *weights, self.white_background, squared)
         named = zip(PHOTOMETRIC, terms, weights)
         return {**{name: value for name, value, weight in named if weight > 0}, "total": total}
 
     def _torch_terms(
-        self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor
+        self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor, squared: Tensor | None = None
     ) -> dict[str, Tensor]:
         truth = self._on_background(truth, mask, image)
         person, bound = (mask & PERSON).ne(0).to(image), (mask & BOUND).ne(0).to(image)  # [B, H, W]
@@ -146,7 +158,11 @@ class AvatarLoss(nn.Module):
         terms = {}
         pixels = bound.sum(dim=(1, 2)).clamp_min(1)
         if self.weights["l1"] > 0:
-            error = ((image - truth).abs() * bound[..., None]).sum(dim=(1, 2, 3))
+            error = (image - truth).abs()
+            if squared is not None:
+                weight = squared.to(image)[:, None, None, None]
+                error = torch.where(weight > 0, weight * error.square(), error)
+            error = (error * bound[..., None]).sum(dim=(1, 2, 3))
             terms["l1"] = (error / (3 * pixels)).mean()
         if self.weights["mask"] > 0:
             terms["mask"] = (((alpha - person).square() * bound).sum(dim=(1, 2)) / pixels).mean()

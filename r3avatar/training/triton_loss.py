@@ -24,7 +24,7 @@ from r3avatar.training import losses
 # small multiple; fewer rows mean more programs, and more of the 10 rows of overlap.
 COLUMNS, ROWS, WARPS = 128, 24, 4
 # Threads read single values, wherever these lie: no kernel of its own for a batch that is a slice of a buffer.
-_INPUTS = ["rgb", "alpha", "truth", "mask", "rect"]
+_INPUTS = ["rgb", "alpha", "truth", "mask", "rect", "squared"]
 # The finishing kernel is one program that sums blocks of IMAGES x TILES.
 IMAGES, TILES = 16, 64
 
@@ -46,6 +46,7 @@ def photometric_terms(
     mask_weight: float,
     ssim: float,
     white_background: bool = False,
+    squared: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """L1, squared error of alpha and 1 - SSIM, unweighted, and their weighted sum: four scalars on the device.
 
@@ -56,6 +57,7 @@ def photometric_terms(
             outside it is read: bound pixels there would not count.
         l1, mask_weight, ssim: weights in the sum. With ssim = 0 SSIM is not computed, and its term is meaningless.
         white_background: put the truth on white.
+        squared: float32 [B]; where positive, L1 is so many times the squared error instead. None: nowhere.
 
     Raises:
         TypeError, ValueError: tensors of another type or shape.
@@ -71,26 +73,28 @@ def photometric_terms(
     if rgb.shape != (B, H, W, 3) or truth.shape != rgb.shape or mask.shape != alpha.shape or rect.shape != (B, 4):
         shapes = ", ".join(str(tuple(x.shape)) for x in (rgb, alpha, truth, mask, rect))
         raise ValueError(f"rgb, alpha, truth, mask, rect must be [B, H, W, 3], [B, H, W] twice over, [B, 4]: {shapes}")
+    if squared is not None and (squared.dtype != torch.float32 or squared.shape != (B,)):
+        raise ValueError(f"squared must be float32 [{B}], not {squared.dtype} {list(squared.shape)}")
     grad = torch.is_grad_enabled() and (rgb.requires_grad or alpha.requires_grad)
     tensors = [x.contiguous() for x in (rgb, alpha, truth, mask, rect)]
-    return _Photometric.apply(*tensors, (float(l1), float(mask_weight), float(ssim)), white_background, grad)
+    return _Photometric.apply(*tensors, squared, (float(l1), float(mask_weight), float(ssim)), white_background, grad)
 
 
 class _Photometric(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, rgb, alpha, truth, mask, rect, weights, white, grad):
+    def forward(ctx, rgb, alpha, truth, mask, rect, squared, weights, white, grad):
         B, H, W = alpha.shape
         grid = (triton.cdiv(3 * W, COLUMNS), triton.cdiv(H, ROWS), B)
         tiles, has_ssim = grid[0] * grid[1], weights[2] > 0
         sums = rgb.new_empty(4, B, tiles)
         slopes = rgb.new_empty(3, B, H, 3 * W) if grad and has_ssim else None
         _forward[grid](
-            rgb, alpha, truth, mask, rect, sums, slopes, H, W,
+            rgb, alpha, truth, mask, rect, squared, sums, slopes, H, W,
             COLUMNS=COLUMNS, ROWS=ROWS, SSIM=has_ssim, GRAD=slopes is not None, WHITE=white, num_warps=WARPS,
         )  # fmt: skip
         pixels, terms = rgb.new_empty(B), [rgb.new_empty(()) for _ in range(4)]
         _finish[(1,)](sums, rect, pixels, *terms, *weights, B, tiles, IMAGES=IMAGES, TILES=TILES, num_warps=4)
-        ctx.save_for_backward(rgb, alpha, truth, mask, rect, slopes, pixels)
+        ctx.save_for_backward(rgb, alpha, truth, mask, rect, squared, slopes, pixels)
         ctx.weights, ctx.white = weights, white
         ctx.set_materialize_grads(False)  # training asks for the sum's gradient alone
         return tuple(terms)
@@ -98,14 +102,14 @@ class _Photometric(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        rgb, alpha, truth, mask, rect, slopes, pixels = ctx.saved_tensors
+        rgb, alpha, truth, mask, rect, squared, slopes, pixels = ctx.saved_tensors
         B, H, W = alpha.shape
         d_rgb, d_alpha = torch.empty_like(rgb), torch.empty_like(alpha)
         _backward[(triton.cdiv(3 * W, COLUMNS), triton.cdiv(H, ROWS), B)](
-            rgb, alpha, truth, mask, rect, slopes, pixels, *grads, *ctx.weights, d_rgb, d_alpha, H, W,
+            rgb, alpha, truth, mask, rect, squared, slopes, pixels, *grads, *ctx.weights, d_rgb, d_alpha, H, W,
             COLUMNS=COLUMNS, ROWS=ROWS, SSIM=slopes is not None, WHITE=ctx.white, num_warps=WARPS,
         )  # fmt: skip
-        return d_rgb, d_alpha, None, None, None, None, None, None
+        return d_rgb, d_alpha, *(None,) * 7
 
 
 @triton.jit
@@ -134,6 +138,15 @@ def _truth(truth, mask, at, pixel, valid, WHITE: tl.constexpr):
 
 
 @triton.jit
+def _weight(squared, image):
+    """The image's weight of the squared error; 0 where L1 stays."""
+    value = 0.0
+    if squared is not None:
+        value += tl.load(squared + image)
+    return value
+
+
+@triton.jit
 def _clip(rect, image, row0, height, width, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
     """The rectangle in values and rows: low, high, top, bottom; its rows inside the tile: first, last (both the tile's
     end if there are none); and the tile's end."""
@@ -150,7 +163,7 @@ def _clip(rect, image, row0, height, width, COLUMNS: tl.constexpr, ROWS: tl.cons
 
 @triton.jit(do_not_specialize=["height", "width"], do_not_specialize_on_alignment=_INPUTS)
 def _forward(
-    rgb, alpha, truth, mask, rect, sums, slopes, height, width,
+    rgb, alpha, truth, mask, rect, squared, sums, slopes, height, width,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr, SSIM: tl.constexpr, GRAD: tl.constexpr, WHITE: tl.constexpr,
 ):  # fmt: skip
     """Sums [4, B, tiles] of |colour error|, squared error of alpha, bound pixels and SSIM; and SSIM's slopes
@@ -164,6 +177,7 @@ def _forward(
     plane = tl.num_programs(2) * height.to(tl.int64) * width * 3
     zero = tl.zeros([COLUMNS], tl.float32)
     errors, squares, bounds, similarity = zero, zero, zero, zero
+    weight = _weight(squared, image)
     x0, x1, x2, x3, x4, x5, x6, x7, x8, x9 = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
     y0, y1, y2, y3, y4, y5, y6, y7, y8, y9 = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
     s0, s1, s2, s3, s4, s5, s6, s7, s8, s9 = zero, zero, zero, zero, zero, zero, zero, zero, zero, zero
@@ -205,7 +219,7 @@ def _forward(
         x = tl.load(rgb + colours, mask=bound, other=0.0)
         y = _truth(truth, mask, colours, line * width + pixel, bound, WHITE)
         difference = tl.load(alpha + line * width + pixel, mask=bound & leads, other=0.0) - person
-        errors += tl.abs(x - y)
+        errors += tl.where(weight > 0, weight * (x - y) * (x - y), tl.abs(x - y))
         squares += tl.where(bound & leads, difference * difference, 0.0)
         bounds += tl.where(bound & leads, 1.0, 0.0)
         entering += 1
@@ -278,7 +292,7 @@ def _clear(d_rgb, d_alpha, line, width, column, pixel, leads):
 
 @triton.jit(do_not_specialize=["height", "width"], do_not_specialize_on_alignment=_INPUTS)
 def _backward(
-    rgb, alpha, truth, mask, rect, slopes, pixels, by_l1, by_mask, by_ssim, by_total, l1_weight, mask_weight,
+    rgb, alpha, truth, mask, rect, squared, slopes, pixels, by_l1, by_mask, by_ssim, by_total, l1_weight, mask_weight,
     ssim_weight, d_rgb, d_alpha, height, width,
     COLUMNS: tl.constexpr, ROWS: tl.constexpr, SSIM: tl.constexpr, WHITE: tl.constexpr,
 ):  # fmt: skip
@@ -302,6 +316,7 @@ def _backward(
     count = tl.load(pixels + image) * images
     w, h = tl.load(rect + 4 * image + 2), tl.load(rect + 4 * image + 3)
     area = tl.maximum((w * h).to(tl.float32), 1.0) * images
+    weight = _weight(squared, image)
     l1_scale = _gradient(by_l1, by_total, l1_weight) / (3 * count)
     mask_scale = 2 * _gradient(by_mask, by_total, mask_weight) / count
     ssim_scale = -_gradient(by_ssim, by_total, ssim_weight) / (3 * area)
@@ -319,7 +334,8 @@ def _backward(
         x = tl.load(rgb + colours, mask=inside, other=0.0)
         y = _truth(truth, mask, colours, line * width + pixel, inside, WHITE)
         sign = tl.where(x > y, 1.0, 0.0) - tl.where(x < y, 1.0, 0.0)
-        gradient = tl.where(bound, l1_scale * sign, 0.0)
+        slope = tl.where(weight > 0, 2 * weight * (x - y), sign)
+        gradient = tl.where(bound, l1_scale * slope, 0.0)
         if SSIM:
             right = tl.where((entering >= top) & (entering < bottom), high, low)
             x_row, s_row, p_row = zero, zero, zero

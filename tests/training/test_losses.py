@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -60,6 +62,24 @@ def test_batch_is_the_mean_of_the_published_losses_of_cut_out_images():
     plain = sum(s["l1"] + 0.1 * s["mask"] + 0.01 * s["ssim"] for s in singles) / 4
     for a, b in zip(found, torch.autograd.grad(plain, leaves)):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-14)
+
+
+def test_images_at_the_general_moment_are_compared_by_squares():
+    render, batch = scene()
+    loss = AvatarLoss(general_squared=5, mask=0, ssim=0, perceptual=0)
+    found = loss(render, batch, codebook=SimpleNamespace(general_time=1.0))["l1"]  # the second frame's time
+    plain = torch.stack([
+        published(render.rgb[0, v], render.alpha[0, v], batch.rgb[0, v], batch.mask[0, v], batch.rect[0, v])["l1"]
+        for v in range(2)
+    ])  # fmt: skip
+    error, bound = (render.rgb[1] - batch.rgb[1].double() / 255).square(), (batch.mask[1] & BOUND) > 0
+    squared = torch.stack([5 * error[v][bound[v]].mean() for v in range(2)])
+    torch.testing.assert_close(found, torch.cat([plain, squared]).mean())
+    for general_time in (None, 7.5):  # an avatar without such a moment, and a step without such a frame
+        terms = loss(render, batch, codebook=SimpleNamespace(general_time=general_time))
+        assert torch.equal(terms["l1"], AvatarLoss(mask=0, ssim=0, perceptual=0)(render, batch)["l1"])
+    with pytest.raises(ValueError, match="negative: general_squared"):
+        AvatarLoss(general_squared=-1, perceptual=0)
 
 
 def test_terms_of_weight_zero_are_not_computed():

@@ -88,6 +88,24 @@ def test_options(options):
     check(*scene(7, 18, [[3, 2, 12, 4]]), **options)
 
 
+def test_some_images_are_compared_by_squares():
+    from r3avatar.training.triton_loss import photometric_terms
+
+    render, batch = scene(9, 15, rectangles(9, 15))
+    squared = torch.tensor([0.0, 5.0, 2.0, 1.0], device=device)
+    truth, mask, rect = batch.rgb[0], batch.mask[0], batch.rect[0]
+    found = photometric_terms(render.rgb[0], render.alpha[0], truth, mask, rect, 1.0, 0.1, 0.01, False, squared)
+    image, alpha = (x[0].detach().double().requires_grad_() for x in (render.rgb, render.alpha))
+    loss = AvatarLoss(perceptual=0, backend="torch")
+    expected = loss._torch_terms(image, alpha, truth, mask, rect, squared)
+    torch.testing.assert_close(torch.stack(found).double(), torch.stack(list(expected.values())), rtol=1e-5, atol=1e-7)
+    got = torch.autograd.grad(found[3], (render.rgb, render.alpha))
+    for a, b in zip(got, torch.autograd.grad(expected["total"], (image, alpha))):
+        assert (a[0].double() - b).norm() <= 1e-4 * b.norm()
+    with pytest.raises(ValueError, match=r"squared must be float32 \[4\]"):
+        photometric_terms(render.rgb[0], render.alpha[0], truth, mask, rect, 1.0, 0.1, 0.01, False, squared[:2])
+
+
 def test_no_colour_error_has_no_slope():
     render, batch = scene(9, 14, [[0, 1, 13, 7]])
     batch.rgb = (batch.rgb > 99) * torch.full_like(batch.rgb, 255)
