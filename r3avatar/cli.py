@@ -254,6 +254,7 @@ def _task(verb: str):
 
         from r3avatar.captures import CaptureError
         from r3avatar.early_start import collect_again
+        from r3avatar.light_imports import light_imports
         from r3avatar.motion.poses import MotionError
         from r3avatar.retrieval import RetrievalError
         from r3avatar.run import RunError
@@ -264,7 +265,8 @@ def _task(verb: str):
             ModuleNotFoundError,
         )  # fmt: skip
         try:
-            run = importlib.import_module(f"r3avatar.verbs.{verb}").run
+            with light_imports():
+                run = importlib.import_module(f"r3avatar.verbs.{verb}").run
             collect_again()
             return run(config)
         except expected as error:

@@ -33,31 +33,31 @@ def bodies(tmp_path_factory):
     return folder.parent
 
 
-def _command(bodies, tiny_capture):
+def _command(bodies, only_tiny_capture):
     return [
-        "train", "capture=dna_rendering", "capture.root=outputs/captures", *tiny_capture, "body=smplx",
+        "train", "capture=dna_rendering", "capture.root=outputs/captures", *only_tiny_capture, "body=smplx",
         f"body.path={bodies}", "avatar=r3", "name=dna", "debug=fast", "logger=none", "codebook=small", "batch.views=2",
     ]  # fmt: skip
 
 
-def test_the_published_loss_needs_an_extra_and_says_so(workplace, bodies, tiny_capture):
+def test_the_published_loss_needs_an_extra_and_says_so(workplace, bodies, only_tiny_capture):
     try:
         import lpips  # noqa: F401
     except ModuleNotFoundError:
-        text = workplace(*_command(bodies, tiny_capture), code=2)
+        text = workplace(*_command(bodies, only_tiny_capture), code=2)
         assert "lpips" in text and "loss=no_perceptual" in text
     else:
         pytest.skip("the extra [lpips] is installed")
 
 
-def test_training_on_a_pair_with_smplx(workplace, bodies, tiny_capture):
-    workplace(*_command(bodies, tiny_capture), "loss=no_perceptual", "name=dna_smplx")
+def test_training_on_a_pair_with_smplx(workplace, bodies, only_tiny_capture):
+    workplace(*_command(bodies, only_tiny_capture), "loss=no_perceptual", "name=dna_smplx")
     metrics = json.loads((workplace.folder / "outputs" / "dna_smplx" / "metrics.json").read_text())
     assert metrics["novel_view"]["paper"]["psnr"] > 5
 
 
-def test_missing_body_files_name_the_place_to_register(workplace, tiny_capture, tmp_path):
-    text = workplace(*_command(tmp_path, tiny_capture), "loss=no_perceptual", code=2)
+def test_missing_body_files_name_the_place_to_register(workplace, only_tiny_capture, tmp_path):
+    text = workplace(*_command(tmp_path, only_tiny_capture), "loss=no_perceptual", code=2)
     assert "smpl-x.is.tue.mpg.de" in text and "body=demo" in text
 
 

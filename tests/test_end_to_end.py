@@ -165,10 +165,10 @@ def test_animate_a_motion_capture_clip(workplace, tiny_run):
     assert len(frames) == 4 and all(frame.max() > 50 for frame in frames)  # the person is in the picture
 
 
-def test_straight_from_the_smc_and_preprocess(workplace, tiny_capture):
-    workplace("train", "experiment=demo", "name=direct", *tiny_capture, "debug=fast", "batch.views=2",
+def test_straight_from_the_smc_and_preprocess(workplace, only_tiny_capture):
+    workplace("train", "experiment=demo", "avatar=r3", "name=direct", *only_tiny_capture, "debug=fast", "batch.views=2",
               "cache.folder=off", "workers=2", "evaluate=false", "media=false")  # fmt: skip
-    assert "prepared frames" in workplace("preprocess", *tiny_capture)
+    assert "prepared frames" in workplace("preprocess", *only_tiny_capture)
 
 
 def test_verbs_without_a_run_folder_leave_no_log_where_they_are_started(workplace, tmp_path):

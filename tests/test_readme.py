@@ -28,22 +28,22 @@ def test_the_readme_has_the_commands_that_are_tested_here():
     assert kinds == {("make", "demo"), ("make", "test"), ("pip", "install"), "r3avatar"}
 
 
-def test_r3avatar_commands(workplace, tiny_capture):
+def test_r3avatar_commands(workplace, only_tiny_capture):
     """In order, as written, but for a capture and a budget that suit a test; a verb's first as a shell starts it."""
-    tiny = [*tiny_capture, "batch.views=2", "budget.images=4", "validation.frames=1", "media=false"]
+    tiny = [*only_tiny_capture, "batch.views=2", "budget.images=4", "validation.frames=1", "media=false"]
     begun = set()
     for command in _commands(README):
         if command[0] != "r3avatar" or "capture=dna_rendering" in command:
             continue  # licensed files: tests/test_dna_rendering.py runs that line on a pair in its layout
         verb, rest = command[1], command[2:]
         quick = ["batch.views=2", "gaussians=300", "seconds=0.1", "warm_up=1", "images=4", "recorded=[50]"]
-        short = {"train": tiny, "bench": [*tiny_capture, *quick], "inspect": tiny_capture}
+        short = {"train": tiny, "bench": [*only_tiny_capture, *quick], "inspect": only_tiny_capture}
         start = workplace if verb in begun else workplace.afresh
         begun.add(verb)
         start(verb, *rest, *short.get(verb, ["camera=4"] if "camera=8" in rest else []))
 
 
-def test_make_demo(workplace, tiny_capture):
+def test_make_demo(workplace, only_tiny_capture):
     """The Makefile's own recipe, with the environment that runs this test and the tiny capture."""
     place = workplace.folder / "clone"
     place.mkdir()
@@ -55,7 +55,7 @@ def test_make_demo(workplace, tiny_capture):
         (binaries / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {module}"$@"\n')
         (binaries / name).chmod(0o755)
     (place / ".installed").touch()
-    train = " ".join([*tiny_capture, "debug=fast", "batch.views=2"])
+    train = " ".join([*only_tiny_capture, "debug=fast", "batch.views=2"])
     done = subprocess.run(
         ["make", "demo", "BIN=./bin", "STAMP=.installed", "SYNTHESIZE=synthesis=tiny subject=tiny",
          f"TRAIN={train}"],

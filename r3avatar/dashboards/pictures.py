@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import cv2
-import matplotlib
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,6 +36,8 @@ def plane_pictures(codebook: TemporalCodebook) -> tuple[list[np.ndarray], list[s
     A norm is the root mean square over channels; planes start at 1, which is white; red is more, blue less. The range
     is a scale's own and part of its caption. The first axis of a plane's name runs to the right, the second up.
     """
+    import matplotlib  # here: a training begins without it
+
     norms = codebook.planes.detach().square().mean(-1).sqrt().cpu().numpy()
     colours = (matplotlib.colormaps["RdBu_r"](np.arange(256))[:, :3] * 255 + 0.5).astype(np.uint8)
     pictures, captions = [], []

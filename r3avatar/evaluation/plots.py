@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-
-import matplotlib
-
-matplotlib.use("Agg")
+from types import ModuleType
 
 import numpy as np
-from matplotlib import pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter
 
 from r3avatar.retrieval.parts import PARTS
+
+
+def _pyplot() -> ModuleType:
+    """matplotlib.pyplot, imported at a first plot: a training begins without it."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    return pyplot
 
 
 def retrieval_timeline(
@@ -32,6 +37,7 @@ def retrieval_timeline(
     spread: [Q, 5] frames, the standard deviation of a mixture's times about their means `times`: a band.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    plt = _pyplot()
     figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
     for p, name in enumerate(PARTS):
         (line,) = axes.plot(query, times[:, p] + first, ".-", label=name.replace("_", " "), lw=1)
@@ -78,6 +84,9 @@ def training_curves(path: Path, curves: dict[str, list[Curve]], title: str = "",
     `images`, `seconds` and `psnr` (`train.curve` of metrics.json).
     mean: one line a name, the mean of its runs, in a band of their standard deviation (`mean_curve`); not a line a run.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
+    plt = _pyplot()
     path.parent.mkdir(parents=True, exist_ok=True)
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.5), layout="constrained", sharey=True)
     colours = plt.get_cmap("tab10" if len(curves) <= 10 else "tab20").colors

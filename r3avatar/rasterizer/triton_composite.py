@@ -22,6 +22,8 @@ from .triton_binning import LOG2_255, LOG2E, RECORD, TILE, build_tile_lists, til
 # For tuning: Gaussians a block (a power of two) and warps a tile. One warp a tile never waits for another.
 FORWARD_GROUP, FORWARD_WARPS = 32, 1
 BACKWARD_GROUP, BACKWARD_WARPS = 16, 1
+BACKWARD_SUMS = "dot"  # over pixels: by tensor cores, or "reduce": by shuffles
+BACKWARD_REGISTERS = 128  # a thread's, at most (None: 255): the fewer, the more tiles at work, and the more is spilled
 SPREAD_BLOCK, SPREAD_WARPS = 128, 4
 if interpreting():  # an operation costs much the same at any length there
     FORWARD_GROUP = BACKWARD_GROUP = 64
@@ -74,7 +76,8 @@ class Composite(torch.autograd.Function):
             given = (records, ranks, starts, used, background.contiguous(), rgb, alpha)
             _composite_backward[(columns * rows * B,)](
                 *given, g_rgb.contiguous(), g_alpha.contiguous(), sums, N, B, width, height, columns, columns * rows,
-                TILE=TILE, GROUP=BACKWARD_GROUP, COLUMNS=32 * BACKWARD_WARPS, num_warps=BACKWARD_WARPS,
+                TILE=TILE, GROUP=BACKWARD_GROUP, COLUMNS=32 * BACKWARD_WARPS, SUMS=BACKWARD_SUMS,
+                num_warps=BACKWARD_WARPS, maxnreg=BACKWARD_REGISTERS,
             )  # fmt: skip
             _spread[(triton.cdiv(N, SPREAD_BLOCK), B)](
                 order, records, sums, *gradients, N, BLOCK=SPREAD_BLOCK, num_warps=SPREAD_WARPS
@@ -86,7 +89,7 @@ class Composite(torch.autograd.Function):
 def _alphas(records, ranks, k, count, px, py, GROUP: tl.constexpr):
     """Of the next GROUP Gaussians of a list: their colours [GROUP, 1], and [GROUP, pixels] offsets and alphas.
 
-    Returns red, green, blue, dx, dy, alpha, and alpha where it follows the opacity, below its upper bound (else 0).
+    Returns red, green, blue, dx, dy, alpha, and where it follows the opacity, below its upper bound.
     """
     place = k + tl.arange(0, GROUP)
     listed = place < count
@@ -95,15 +98,34 @@ def _alphas(records, ranks, k, count, px, py, GROUP: tl.constexpr):
     block = records + row[:, None] + corner
     mask = listed[:, None] & (corner < 4)
     x, y, p_xx, p_xy = _columns(tl.load(block, mask=mask, other=0.0), GROUP)
-    p_yy, opacity, red, green = _columns(tl.load(block + 4, mask=mask, other=0.0), GROUP)
-    blue = tl.load(records + row + 8, mask=listed, other=0.0)
-    opacity = tl.where(listed, opacity, -1000.0)  # in powers of two: never drawn
+    # What is not listed has its opacity, in powers of two, below all that is drawn.
+    p_yy, opacity, red, green = _columns(tl.load(block + 4, mask=mask, other=-1000.0), GROUP)
+    blue, _, _, _ = _columns(tl.load(block + 8, mask=mask, other=0.0), GROUP)
     dx, dy = px[None, :] - x[:, None], py[None, :] - y[:, None]
-    power = opacity[:, None] + dx * (p_xx[:, None] * dx + p_xy[:, None] * dy) + p_yy[:, None] * dy * dy
-    power = tl.minimum(power, opacity[:, None])
-    alpha = tl.where(power >= -LOG2_255, tl.exp2(power), 0.0)
-    free = tl.where(alpha < _ALPHA_MAX, alpha, 0.0)
-    return red[:, None], green[:, None], blue[:, None], dx, dy, tl.minimum(alpha, _ALPHA_MAX), free
+    opacity = opacity[:, None]
+    # A thread's pixels have the same dx, and all but two products of each.
+    power = opacity + p_xx[:, None] * dx * dx + dy * (p_xy[:, None] * dx + p_yy[:, None] * dy)
+    power = tl.minimum(power, opacity)
+    alpha = tl.where(power >= -LOG2_255, _exp2(power, _INTERPRETED), 0.0)
+    return red[:, None], green[:, None], blue[:, None], dx, dy, tl.minimum(alpha, _ALPHA_MAX), alpha < _ALPHA_MAX
+
+
+@triton.jit
+def _exp2(x, INTERPRETED: tl.constexpr):
+    """2^x of what is above -126: there an instruction, with nothing about it for smaller ones."""
+    if INTERPRETED:
+        return tl.exp2(x)
+    else:
+        return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
+def _reciprocal(x, INTERPRETED: tl.constexpr):
+    """1 / x of what is neither tiny nor huge."""
+    if INTERPRETED:
+        return 1.0 / x
+    else:
+        return tl.inline_asm_elementwise("rcp.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -125,11 +147,19 @@ def _pass(through, before, other, other_before):
 def _transmittances(T, alpha, INTERPRETED: tl.constexpr):
     """Of pixels reached by T [pixels] through alphas [group, pixels]: the transmittance after and before each."""
     if INTERPRETED:
-        after = tl.cumprod(1.0 - alpha, 0)
+        after = T[None, :] * tl.cumprod(1.0 - alpha, 0)
         before = after / (1.0 - alpha)
-    else:
-        after, before = tl.associative_scan((1.0 - alpha, tl.full(alpha.shape, 1.0, tl.float32)), 0, _pass)
-    return T[None, :] * after, T[None, :] * before
+    else:  # T within the first's: not a product for each
+        first = tl.arange(0, alpha.shape[0])[:, None] == 0
+        through = tl.where(first, T[None, :] * (1.0 - alpha), 1.0 - alpha)
+        after, before = tl.associative_scan((through, tl.where(first, T[None, :], 1.0)), 0, _pass)
+    return after, before
+
+
+@triton.jit
+def _last(x):
+    """The last row of [group, pixels]. What adds nothing at all is -0: no addition is left of the sum."""
+    return tl.sum(tl.where(tl.arange(0, x.shape[0])[:, None] == x.shape[0] - 1, x, -0.0), 0)
 
 
 @triton.jit(
@@ -189,12 +219,88 @@ def _add_nine(a0, a1, a2, a3, a4, a5, a6, a7, a8, b0, b1, b2, b3, b4, b5, b6, b7
     return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5, a6 + b6, a7 + b7, a8 + b8
 
 
+@triton.jit
+def _columns_of_pixels(pixel, g_red, g_green, g_blue, TILE: tl.constexpr):
+    """What `_add_by_dots` multiplies by, both [pixels, 8]: monomials of the offsets from the tile's centre, exact in
+    tf32: 1, x, y, x^2, xy, y^2; and the colour's gradients, then what tf32 leaves of them, then 1."""
+    column = tl.arange(0, 8)[None, :]
+    x, y = (pixel % TILE - (TILE / 2 - 0.5))[:, None], (pixel // TILE - (TILE / 2 - 0.5))[:, None]
+    monomials = tl.where(column == 0, 1.0, 0.0)
+    monomials = tl.where(column == 1, x, monomials)
+    monomials = tl.where(column == 2, y, monomials)
+    monomials = tl.where(column == 3, x * x, monomials)
+    monomials = tl.where(column == 4, x * y, monomials)
+    monomials = tl.where(column == 5, y * y, monomials)
+    third = column % 3
+    g = tl.where(third == 0, g_red[:, None], tl.where(third == 1, g_green[:, None], g_blue[:, None]))
+    coarse = _coarse(g)
+    shades = tl.where(column < 3, coarse, tl.where(column < 6, g - coarse, tl.where(column == 6, 1.0, 0.0)))
+    return monomials, shades
+
+
+@triton.jit
+def _coarse(x):
+    """The part of float32 values that tf32 holds; the rest of it is held but for 2^-21 of the value."""
+    return (x.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _dot(x, matrix):
+    """x [group, pixels] times what tf32 holds [pixels, 8]: of x both parts, or 1e-3 of it were lost."""
+    # The way there and back has the compiler move x to where the product needs it before it is split, not the parts. A
+    # difference, for a sum would be one long chain of dependent products.
+    x = tl.trans(x)
+    coarse = _coarse(x)
+    part = tl.dot(tl.trans(coarse - x), matrix, input_precision="tf32")
+    return tl.dot(tl.trans(coarse), matrix, input_precision="tf32") - part
+
+
+@triton.jit
+def _eight(matrix, GROUP: tl.constexpr):
+    """The eight columns of a [GROUP, 8] matrix."""
+    even, odd = tl.split(tl.reshape(matrix, (GROUP, 4, 2)))
+    a, c, e, g = _columns(even, GROUP)
+    b, d, f, h = _columns(odd, GROUP)
+    return a, b, c, d, e, f, g, h
+
+
+@triton.jit
+def _matrix(a, b, c, d, GROUP: tl.constexpr):
+    """Four columns [GROUP] as a [GROUP, 4] matrix."""
+    return tl.reshape(tl.join(tl.join(a, c), tl.join(b, d)), (GROUP, 4))
+
+
+@triton.jit
+def _add_by_dots(q, weight, monomials, shades, left, top, records, ranks, sums, k, count, GROUP: tl.constexpr):
+    """Add the nine sums over pixels of q and weight [GROUP, pixels] to those of GROUP Gaussians of a list."""
+    place = k + tl.arange(0, GROUP)
+    row = tl.load(ranks + place, mask=place < count, other=0) * _RECORD
+    x, y = tl.load(records + row) - left, tl.load(records + row + 1) - top
+    if not _INTERPRETED:  # nothing, but two are less likely than one to be computed once more in another layout
+        q, weight = tl.inline_asm_elementwise(
+            "mov.b32 $0, $2; mov.b32 $1, $3;", "=f,=f,f,f", [q, weight], (tl.float32, tl.float32), is_pure=True, pack=1
+        )
+    m, m_x, m_y, m_xx, m_xy, m_yy, _, _ = _eight(_dot(q, monomials), GROUP)
+    red, green, blue, fine_red, fine_green, fine_blue, light, _ = _eight(_dot(weight, shades), GROUP)
+    # From moments about the tile's centre to those about the mean, by the mean's offset.
+    q_x, q_y = m_x - x * m, m_y - y * m
+    q_xx, q_xy, q_yy = m_xx - x * (m_x + q_x), m_xy - x * m_y - y * q_x, m_yy - y * (m_y + q_y)
+    corner = tl.arange(0, 4)[None, :]
+    to = sums + row[:, None] + corner
+    drawn = (place < count) & (light > 0.0)
+    some = drawn[:, None] & (corner < 4)
+    tl.atomic_add(to, _matrix(m, q_x, q_y, q_xx, GROUP), mask=some, sem="relaxed")
+    tl.atomic_add(to + 4, _matrix(q_xy, q_yy, red + fine_red, green + fine_green, GROUP), mask=some, sem="relaxed")
+    tl.atomic_add(sums + row + 8, blue + fine_blue, mask=drawn, sem="relaxed")
+
+
 @triton.jit(
-    do_not_specialize=["background", "g_rgb", "g_alpha", "sums", "N", "B", "width", "height", "columns", "tiles"]
+    do_not_specialize=["background", "g_rgb", "g_alpha", "N", "B", "width", "height", "columns", "tiles"]
 )  # fmt: skip
 def _composite_backward(
     records, ranks, starts, used, background, rgb, alpha, g_rgb, g_alpha, sums,
-    N, B, width, height, columns, tiles, TILE: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr,
+    N, B, width, height, columns, tiles,
+    TILE: tl.constexpr, GROUP: tl.constexpr, COLUMNS: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     image, tile = (tl.program_id(0) % B).to(tl.int64), tl.program_id(0) // B
     count = tl.load(used + image * tiles + tile)
@@ -224,35 +330,42 @@ def _composite_backward(
         T = tl.where(inside, 1.0, 0.0)
         # As wide as the warps: each has its own lanes of a row, as of the blocks, and nothing is moved between threads.
         column = tl.arange(0, COLUMNS)[None, :]
+        first = tl.arange(0, GROUP)[:, None] == 0
+        if SUMS == "dot":
+            half: tl.constexpr = TILE // 2
+            monomials, shades = _columns_of_pixels(pixel, g_red, g_green, g_blue, TILE)
+            left, top = (tile % columns * TILE + half).to(tl.float32), (tile // columns * TILE + half).to(tl.float32)
         k = 0
         while k < count:
             r, g, b, dx, dy, a, free = _alphas(records, ranks, k, count, px, py, GROUP)
             after, before = _transmittances(T, a, _INTERPRETED)
-            drawn = after > _T_MIN
-            weight = tl.where(drawn, a * before, 0.0)
-            s = g_red[None, :] * r + g_green[None, :] * g + g_blue[None, :] * b + g_light[None, :]
+            part = tl.where(after > _T_MIN, a, 0.0)
+            weight = part * before
+            s = g_light[None, :] + g_red[None, :] * r + g_green[None, :] * g + g_blue[None, :] * b
             share = weight * s
-            rest = behind[None, :] - tl.cumsum(share, 0)
-            q = tl.where(drawn, free * (before * s - rest / (1.0 - a)), 0.0)
-            qx, qy = q * dx, q * dy
-            nine = (q, qx, qy, qx * dx, qx * dy, qy * dy)
-            nine += (weight * g_red[None, :], weight * g_green[None, :], weight * g_blue[None, :])
-            s0, s1, s2, s3, s4, s5, s6, s7, s8 = _sums_of_nine(nine, _INTERPRETED)
-            value = tl.where(column == 0, s0[:, None], 0.0)
-            value = tl.where(column == 1, s1[:, None], value)
-            value = tl.where(column == 2, s2[:, None], value)
-            value = tl.where(column == 3, s3[:, None], value)
-            value = tl.where(column == 4, s4[:, None], value)
-            value = tl.where(column == 5, s5[:, None], value)
-            value = tl.where(column == 6, s6[:, None], value)
-            value = tl.where(column == 7, s7[:, None], value)
-            value = tl.where(column == 8, s8[:, None], value)
-            place = k + tl.arange(0, GROUP)
-            row = tl.load(ranks + place, mask=place < count, other=0) * _RECORD
-            some = (place < count)[:, None] & (column < _SUMS) & (value != 0.0)
-            tl.atomic_add(sums + row[:, None] + column, value, mask=some, sem="relaxed")
-            T = tl.min(after, 0)
-            behind -= tl.sum(share, 0)
+            rest = tl.cumsum(tl.where(first, behind[None, :] - share, -share), 0)
+            q = tl.where(free, part * (before * s - rest * _reciprocal(1.0 - a, _INTERPRETED)), 0.0)
+            if SUMS == "dot":
+                _add_by_dots(q, weight, monomials, shades, left, top, records, ranks, sums, k, count, GROUP)
+            else:
+                qx, qy = q * dx, q * dy
+                nine = (q, qx, qy, qx * dx, qx * dy, qy * dy)
+                nine += (weight * g_red[None, :], weight * g_green[None, :], weight * g_blue[None, :])
+                s0, s1, s2, s3, s4, s5, s6, s7, s8 = _sums_of_nine(nine, _INTERPRETED)
+                value = tl.where(column == 0, s0[:, None], 0.0)
+                value = tl.where(column == 1, s1[:, None], value)
+                value = tl.where(column == 2, s2[:, None], value)
+                value = tl.where(column == 3, s3[:, None], value)
+                value = tl.where(column == 4, s4[:, None], value)
+                value = tl.where(column == 5, s5[:, None], value)
+                value = tl.where(column == 6, s6[:, None], value)
+                value = tl.where(column == 7, s7[:, None], value)
+                value = tl.where(column == 8, s8[:, None], value)
+                place = k + tl.arange(0, GROUP)
+                row = tl.load(ranks + place, mask=place < count, other=0) * _RECORD
+                some = (place < count)[:, None] & (column < _SUMS) & (value != 0.0)
+                tl.atomic_add(sums + row[:, None] + column, value, mask=some, sem="relaxed")
+            T, behind = _last(after), _last(rest)
             k += GROUP
 
 

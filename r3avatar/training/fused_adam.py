@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor
 
+from r3avatar.light_imports import without_dynamo
 from r3avatar.triton_support import use_triton
 
 _STOCK = 64  # captures that a piece of pinned memory serves
@@ -24,6 +26,12 @@ class FusedAdam(torch.optim.Adam):
     A captured step finds its addresses in pinned memory that the optimizer keeps: no graph of its steps may be
     replayed once the optimizer is gone.
     """
+
+    # torch's would import torch._dynamo before a training's first step.
+    add_param_group = without_dynamo(torch.optim.Adam.add_param_group)
+    zero_grad = without_dynamo(torch.optim.Adam.zero_grad)
+    state_dict = without_dynamo(torch.optim.Adam.state_dict)
+    load_state_dict = without_dynamo(torch.optim.Adam.load_state_dict)
 
     def __init__(
         self,
@@ -58,8 +66,18 @@ class FusedAdam(torch.optim.Adam):
             with torch.no_grad():
                 self._update()
         else:
-            super().step()
+            self._step_as_torch()
         return loss
+
+    def _step_as_torch(self) -> None:
+        """`super().step()`; where torch._dynamo is not loaded, without the wrapper that imports it to break graphs."""
+        step = torch.optim.Adam.step
+        wrapped = getattr(getattr(step, "__code__", None), "co_name", None) == "_use_grad"
+        if not wrapped or "torch._dynamo" in sys.modules:
+            super().step()
+            return
+        with torch.set_grad_enabled(self.defaults["differentiable"]):  # the wrapper's other purpose
+            step.__wrapped__(self)
 
     def _covers(self, parameters: list[Tensor]) -> bool:
         device = parameters[0].device

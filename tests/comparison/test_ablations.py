@@ -49,12 +49,13 @@ def test_all_are_listed_here_and_have_an_experiment():
 @pytest.mark.parametrize("name", CHANGES)
 def test_an_ablation_changes_what_it_says_and_nothing_else(name):
     for experiment in ("demo", "study"):
-        before, now = keys(f"experiment={experiment}"), keys(f"experiment={experiment}", f"ablation={name}")
+        whole = [f"experiment={experiment}", "avatar=r3"]
+        before, now = keys(*whole), keys(*whole, f"ablation={name}")
         changed = differing([before, now])
         part = {key if key in CHANGES[name] else key.split(".")[0] for key in changed}
         # The paper's three scales are what experiment=study has.
         assert part == CHANGES[name] or (experiment, name, part) == ("study", "planes_64_128_256", set())
-    assert keys(f"experiment={name}") == keys("experiment=demo", f"ablation={name}")
+    assert keys(f"experiment={name}") == keys("experiment=demo", "avatar=r3", f"ablation={name}")
 
 
 @pytest.mark.slow
@@ -78,7 +79,7 @@ def test_a_study_is_two_commands(workplace, tiny_capture):
     """Those of `make ablations`, with two ablations on the tiny capture."""
     lines = (ROOT / "Makefile").read_text()
     target = re.search(r"^ablations:.*\n((?:\t.*\n)+)", lines, re.M).group(1)
-    assert "train -m experiment=demo ablation=$(ABLATIONS)" in target and "compare run=" in target
+    assert "train -m experiment=demo avatar=r3 ablation=$(ABLATIONS)" in target and "compare run=" in target
     listed = re.search(r"^ABLATIONS \?= (.*)$", lines, re.M).group(1)
     assert set(listed.split(",")) == {*CHANGES, "none"}
     subprocess.run(["make", "-n", "ablations", "STAMP=Makefile"], cwd=ROOT, check=True, capture_output=True)

@@ -88,13 +88,13 @@ def test_figures_are_of_the_crop():
 
 
 @pytest.mark.slow
-def test_the_tool_on_two_runs(workplace, tiny_run, tiny_capture):
+def test_the_tool_on_two_runs(workplace, tiny_run, only_tiny_capture):
     def crops(*arguments):
         command = [sys.executable, TOOL, *arguments, "--out", "outputs/crops"]
         return subprocess.run(command, cwd=workplace.folder, env=workplace.environment, capture_output=True, text=True)
 
     quick = ["batch.views=2", "budget.images=16", "validation.frames=1", "media=false"]
-    workplace("train", "experiment=demo", "avatar=r3_plus", "name=crops_plus", *tiny_capture, *quick)
+    workplace("train", "experiment=demo", "name=crops_plus", *only_tiny_capture, *quick)
     done = crops("outputs/tiny", "outputs/crops_plus", "--errors")
     assert done.returncode == 0, done.stderr[-3000:]
     figures = json.loads((workplace.folder / "outputs/crops/crops.json").read_text())

@@ -197,16 +197,16 @@ def test_overlap_of_known_squares():
     assert overlap(body, mask).inside == 1 and overlap(body, mask).verdict == "poor"  # inside, as it is far too small
 
 
-def test_the_command_line(workplace, tiny_capture):
-    text = workplace("inspect", *tiny_capture)
+def test_the_command_line(workplace, only_tiny_capture):
+    text = workplace("inspect", *only_tiny_capture)
     assert "tiny: good" in text and "[good] overlap" in text
     report = workplace.folder / "outputs" / "inspect" / "tiny"
     assert (report / "report.html").is_file() and json.loads((report / "report.json").read_text())["verdict"] == "good"
 
 
-def test_only_strict_fails_for_a_poor_capture(workplace, tiny_capture, tmp_path, capsys):
+def test_only_strict_fails_for_a_poor_capture(workplace, only_tiny_capture, tmp_path, capsys):
     root = workplace.folder / "outputs" / "captures"
-    arguments = [*tiny_capture, f"capture.root='{root}'", "capture.mend.camera_axes=opengl", "views=2", "frames=3"]
+    arguments = [*only_tiny_capture, f"capture.root='{root}'", "capture.mend.camera_axes=opengl", "views=2", "frames=3"]
     poor = check("inspect", [*arguments, "capture.scale=1", f"out='{tmp_path}/poor report'"])
     assert verb.run(poor).verdict == "poor"
     text = capsys.readouterr().out
