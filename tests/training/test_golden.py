@@ -22,7 +22,7 @@ GOLDEN = Path(__file__).with_name("golden_curve.json")
 RUN = [
     "batch.views=1", "budget.images=50", "validation.every_images=50", "validation.frames=1", "sh_degree_every=12",
     "density.start=2", "density.every=4", "density.grad_threshold=2e-4", "density.max_gaussians=14000",
-    "trainer_log_every=1", "evaluate=false", "media=false", "logger=csv", "rasterizer=numba",
+    "trainer_log_every=1", "optimizer.planes=3e-3", "evaluate=false", "media=false", "logger=csv", "rasterizer=numba",
 ]  # fmt: skip
 TOLERANCE = 1e-3
 
