@@ -110,7 +110,8 @@ def training_curves(path: Path, curves: dict[str, list[Curve]], title: str = "",
         axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("novel-view PSNR (whole frame, black), dB")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=min(4, len(curves)))
+    columns = min(4, len(curves))
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", fontsize=8, ncols=columns)
     if title:
         figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=110)
