@@ -1,4 +1,4 @@
-"""A run whose colours change with time: gone on with from its checkpoint, loaded again, shown in any pose."""
+"""A run of lit colours that change with time: gone on with from its checkpoint, loaded again, shown in any pose."""
 
 import signal
 
@@ -8,7 +8,8 @@ import torch
 pytestmark = pytest.mark.slow
 
 RUN = [
-    "avatar.colour_residual=true", "batch.views=1", "validation.every_images=8", "validation.frames=1",
+    "avatar.colour_residual=true", "avatar.shading=true", "batch.views=1", "validation.every_images=8",
+    "validation.frames=1",
     "density.start=2", "density.every=3", "density.grad_threshold=1e-6", "density.max_gaussians=13000",
     "sh_degree_every=3", "evaluate=false", "media=false", "logger=none",
 ]  # fmt: skip
@@ -26,6 +27,8 @@ def test_resumed_it_ends_with_the_same_bits(runs):
     whole, again = (_checkpoint(runs, name)["state_dict"] for name in ("colour_whole", "colour"))
     assert whole.keys() == again.keys() and all(torch.equal(whole[name], again[name]) for name in whole)
     assert whole["avatar.colour_residual.weight"].abs().min() > 0
+    assert whole["avatar.shading.light"][1:].abs().min() > 0
+    assert len(whole["avatar.gaussians.normals"]) == len(whole["avatar.gaussians.positions"]) > 12868
 
 
 def test_loaded_it_shows_what_playback_draws(runs):
