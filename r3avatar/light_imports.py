@@ -1,6 +1,7 @@
 """Imports of Lightning's that commands do without until somebody needs them: most of the time that Lightning takes.
 
-It imports torch._dynamo (torch.compile's machinery, SymPy, torch.distributed.fsdp) to recognize compiled modules;
+It imports torch._dynamo (torch.compile's machinery, SymPy, torch.distributed.fsdp) to recognize compiled modules, and
+torch's counter of operations, with Triton, for summaries of models;
 torchmetrics imports matplotlib for annotations, and scipy.signal to give it back a name. Nothing here needs torch.
 """
 
@@ -16,8 +17,8 @@ from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
 
-_DYNAMO, _SIGNAL, _MATPLOTLIB, _AXES, _PYPLOT = (
-    "torch._dynamo", "scipy.signal", "matplotlib", "matplotlib.axes", "matplotlib.pyplot",
+_DYNAMO, _FLOPS, _SIGNAL, _MATPLOTLIB, _AXES, _PYPLOT = (
+    "torch._dynamo", "torch.utils.flop_counter", "scipy.signal", "matplotlib", "matplotlib.axes", "matplotlib.pyplot",
 )  # fmt: skip
 
 
@@ -74,6 +75,10 @@ def _disable(fn: Callable | None = None, recursive: bool = True, **others: Any) 
     return without_dynamo(later(fn, recursive))
 
 
+def _flop_counter(*args: Any, **kwargs: Any) -> Any:
+    return importlib.import_module(_FLOPS).FlopCounterMode(*args, **kwargs)
+
+
 def _hamming(*args: Any, **kwargs: Any) -> Any:
     return importlib.import_module("scipy.signal.windows").hamming(*args, **kwargs)
 
@@ -86,6 +91,7 @@ def _style(*args: Any, **kwargs: Any) -> Iterator[None]:
 
 
 _compiled = SimpleNamespace(OptimizedModule=_class(_DYNAMO, "OptimizedModule"))
+_flops = SimpleNamespace(FlopCounterMode=_flop_counter)
 _torch = _Module("torch", _dynamo=_Module(_DYNAMO, disable=_disable))
 # torchmetrics gives scipy.signal a function `hamming` (for SRMRpy and gammatone) where that has none any more.
 _scipy = _Module("scipy", signal=_Module(_SIGNAL, hamming=_hamming))
@@ -99,6 +105,7 @@ _INSTEAD: dict[tuple[str, str, tuple[str, ...]], object] = {  # (who imports, wh
     ("lightning_fabric.wrappers", _DYNAMO, ("OptimizedModule",)): _compiled,
     ("pytorch_lightning.utilities.compile", _DYNAMO, ("OptimizedModule",)): _compiled,
     ("torch.compiler", _DYNAMO, ()): _torch,
+    ("pytorch_lightning.utilities.model_summary.model_summary", _FLOPS, ("FlopCounterMode",)): _flops,
     ("torchmetrics", _SIGNAL, ()): _scipy,
     ("torchmetrics.audio", _SIGNAL, ()): _scipy,
     ("torchmetrics.functional.audio", _SIGNAL, ()): _scipy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from r3avatar.avatar import Avatar, CanonicalGaussians
+from r3avatar.avatar.shading import first_normals
 from r3avatar.body.surface_points import surface_points
 
 
@@ -17,7 +18,11 @@ def resample(avatar: Avatar, count: int, shrink: bool = True, seed: int = 0) -> 
     points = surface_points(vertices, avatar.skinning.body.faces.cpu(), count, seed)
     before = avatar.gaussians
     cloth = None if before.cloth is None else before.cloth.new_zeros(count, 2)  # none of them
-    avatar.gaussians = CanonicalGaussians(points, before.max_sh_degree, before.static_residual, cloth)
+    normals = None
+    if avatar.shading is not None:
+        on_body = torch.zeros(count, dtype=torch.bool)
+        normals = first_normals(vertices, avatar.skinning.body.faces.cpu(), points, on_body)
+    avatar.gaussians = CanonicalGaussians(points, before.max_sh_degree, before.static_residual, cloth, normals)
     if shrink:
         with torch.no_grad():  # scales are squared outputs, and go with the distance, the root of the density
             avatar.decoder.scale.bias.mul_((len(vertices) / count) ** 0.25)

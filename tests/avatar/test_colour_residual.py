@@ -232,7 +232,7 @@ def test_it_learns_with_the_decoder():
 
 def test_the_switch_of_the_configuration():
     for given, expected in ((), False), (("avatar.colour_residual=true",), True):
-        config = check("train", ["experiment=demo", *given])
+        config = check("train", ["experiment=demo", "avatar=r3", *given])
         avatar = instantiate(config.avatar, body=load_body("demo"), recorded_length=10, codebook=CODEBOOK)
         assert (avatar.colour_residual is not None) is expected
 

@@ -55,7 +55,7 @@ def test_a_search_prunes_on_the_validation_curve_and_goes_on(workplace, tiny_cap
     trials = optuna.load_study(study_name="r3avatar", storage=storage).trials
     assert [t.state.name for t in trials] == ["COMPLETE", "PRUNED"]
     assert list(trials[0].intermediate_values) == [4, 8] and trials[0].value == trials[0].intermediate_values[8]
-    assert trials[0].params == {"optimizer.planes": 0.003, "avatar.initial_scale": "0.006"}
+    assert trials[0].params == {"optimizer.planes": 0.006, "avatar.initial_scale": "0.006"}
     assert "nothing to do" in workplace(*search, "search.trials=2")
 
 
