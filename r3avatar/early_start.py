@@ -30,13 +30,16 @@ def begin_training(config: DictConfig) -> None:
         return
     if config.capture.get("_target_") in _READ_HDF5:
         _begun[HDF5_WALK] = _start(HDF5_WALK)
-    on_cpu = config.trainer.accelerator == "cpu" or config.rasterizer._target_.endswith(".NumbaRasterizer")
-    if not on_cpu:
+    if not _on_cpu(config):
         # Not a daemon: Python's end waits for it, as nothing may end within the driver's initialisation.
         os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does, before the driver's initialisation
         devices = config.trainer.get("devices")  # a number of them, or which
         first = devices[0] if OmegaConf.is_list(devices) and len(devices) else 0
         threading.Thread(target=open_cuda, args=(first,), name="CUDA's context").start()
+
+
+def _on_cpu(config: DictConfig) -> bool:
+    return config.trainer.accelerator == "cpu" or config.rasterizer._target_.endswith(".NumbaRasterizer")
 
 
 def helper_process(script: Path) -> subprocess.Popen:
@@ -63,6 +66,26 @@ def open_cuda(device: int = 0) -> bool:
         and driver.cuDeviceGet(ctypes.byref(number), device) == 0
         and driver.cuDevicePrimaryCtxRetain(ctypes.byref(context), number) == 0
     )
+
+
+def begin_triton(config: DictConfig) -> None:
+    """Have Triton hash its own library, which its cache of kernels asks for at the first of them, in a thread.
+
+    For a training on CUDA, once torch is there. Hashing lets go of
+    Python's lock. Where this fails, Triton does it later.
+    """
+    if not _on_cpu(config):
+        threading.Thread(target=_hash_triton, name="Triton's key", daemon=True).start()
+
+
+def _hash_triton() -> None:
+    if not open_cuda():
+        return
+    try:
+        from triton.runtime.cache import triton_key  # which keeps its result
+    except ImportError:  # no Triton, or a version that has it elsewhere
+        return
+    triton_key()
 
 
 @contextmanager

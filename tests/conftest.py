@@ -27,6 +27,14 @@ TINY_CAPTURE = [
 ]
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_cache(tmp_path_factory):
+    """What is kept between commands stays out of the user's folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("R3AVATAR_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 def pytest_collection_modifyitems(items):
     """What is quick comes first: files in which no test is slow."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}

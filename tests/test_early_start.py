@@ -5,6 +5,7 @@ import gc
 import subprocess
 import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,6 +64,22 @@ def test_only_what_a_training_wants_is_begun(monkeypatch, overrides, cuda, hdf5)
     assert opened.wait(5 if cuda else 0.1) is cuda
     assert devices == [2 if "trainer.devices=[2]" in overrides else 0] * cuda
     assert list(early_start._begun) == [hdf5_guard._SCRIPT] * hdf5
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_triton_is_asked_for_its_key_where_there_is_cuda(monkeypatch, found):
+    asked = []
+    cache = SimpleNamespace(triton_key=lambda: asked.append(threading.current_thread()))
+    monkeypatch.setitem(sys.modules, "triton", SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "triton.runtime", SimpleNamespace(cache=cache))
+    monkeypatch.setitem(sys.modules, "triton.runtime.cache", cache)
+    monkeypatch.setattr(early_start, "open_cuda", lambda: found)
+    early_start.begin_triton(check("train", ["trainer.accelerator=cpu"]))
+    early_start.begin_triton(check("train", []))
+    for thread in threading.enumerate():
+        if thread.name == "Triton's key":
+            thread.join(5)
+    assert len(asked) == found and threading.main_thread() not in asked
 
 
 def test_the_process_that_was_begun_is_used_once(monkeypatch):

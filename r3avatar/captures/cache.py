@@ -24,6 +24,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from r3avatar.captures.boxes import PosableBody, body_bounds
+from r3avatar.captures.cache_folder import default_cache_dir
 from r3avatar.captures.cache_writer import FULL_DISK, full_disk_error, write_missing
 from r3avatar.captures.capture import Capture
 from r3avatar.captures.prepared_frame import PreparedFrame, bound_mask
@@ -38,11 +39,6 @@ from r3avatar.captures.segment import (
 
 FORMAT_VERSION = 1  # raise when prepared frames change their meaning
 _log = logging.getLogger(__name__)
-
-
-def default_cache_dir() -> Path:
-    """$R3AVATAR_CACHE, or ~/.cache/r3avatar."""
-    return Path(os.environ.get("R3AVATAR_CACHE") or "~/.cache/r3avatar").expanduser()
 
 
 def frames_of_splits(capture: Capture, splits: Iterable[str]) -> list[tuple[int, int]]:

@@ -2,13 +2,16 @@
 
 Nothing in this process could end such a call. A helper (hdf5_walk.py) therefore walks over all of the structure that
 the reader is about to use; it opens datasets but reads no image. It serves every file of this process and ends after a
-minute without one. A file that was walked over, and has not changed since, is not walked over again.
+minute without one. A file that was walked over, and has not changed since, is not walked over again: a note beside the
+prepared frames ($R3AVATAR_CACHE/hdf5) tells later processes, as a walk over thousands of images takes most of a second.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -16,6 +19,9 @@ import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
+import h5py
+
+from r3avatar.captures.cache_folder import default_cache_dir
 from r3avatar.captures.capture import CaptureError
 from r3avatar.early_start import HDF5_WALK, helper_process
 
@@ -23,6 +29,7 @@ SECONDS = 30.0  # that the library may take for one group or dataset
 State = tuple[str, int, int]  # path, size, modification time
 
 _SCRIPT = HDF5_WALK
+_log = logging.getLogger(__name__)
 _lock = threading.Lock()
 _helper: subprocess.Popen | None = None
 _abandoned: list[subprocess.Popen] = []  # of the process that this one was forked from
@@ -40,7 +47,10 @@ def walk_first(
     if not path.is_file():
         return
     with _lock:
-        done = _walked.setdefault(file_state(path), {})
+        state = file_state(path)
+        done = _walked.setdefault(state, {})
+        if not done:
+            done.update(_noted(state))
         if all(camera in done and done[camera] >= set(frames) for camera, frames in wanted.items()):
             return
         request = {"path": str(path), "groups": list(groups), "attributes": list(attributes), "seconds": SECONDS,
@@ -50,6 +60,7 @@ def walk_first(
             if code is None:
                 for camera, frames in wanted.items():
                     done.setdefault(camera, set()).update(frames)
+                _note(state, done)
                 return
             if place is not None:
                 raise CaptureError(
@@ -76,6 +87,38 @@ def trust(known: Mapping[State, dict[int, set[int]]]) -> None:
     """Take over what another process has walked over (`walked`)."""
     with _lock:
         _walked.update(known)
+
+
+def _note_of(state: State) -> Path:
+    return default_cache_dir() / "hdf5" / f"{hashlib.sha256(state[0].encode()).hexdigest()[:24]}.json"
+
+
+def _noted(state: State) -> dict[int, set[int]]:
+    """What a process before this one walked over, of the file as it is now and with this HDF5 library."""
+    try:
+        note = json.loads(_note_of(state).read_text())
+        if note["state"] == [*state, h5py.version.hdf5_version]:
+            return {int(camera): set(frames) for camera, frames in note["walked"].items()}
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        _log.debug("the note on %s is not used: %s", state[0], error)
+    return {}
+
+
+def _note(state: State, done: Mapping[int, set[int]]) -> None:
+    """Tell later processes; where nothing can be written they walk again."""
+    place = _note_of(state)
+    part = place.with_suffix(f".{os.getpid()}.part")
+    walked = {camera: sorted(frames) for camera, frames in done.items()}
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps({"state": [*state, h5py.version.hdf5_version], "walked": walked}))
+        os.replace(part, place)
+    except OSError as error:
+        _log.debug("no note on %s: %s", state[0], error)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 def _ask(request: dict) -> tuple[str | None, int | None]:

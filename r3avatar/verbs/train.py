@@ -21,6 +21,7 @@ from r3avatar.captures.shard import Shard
 from r3avatar.dashboards.callback import DashboardCallback
 from r3avatar.dashboards.evaluation import log_evaluation
 from r3avatar.dashboards.run_log import RunLog
+from r3avatar.early_start import begin_triton
 from r3avatar.evaluation.evaluate import SPLITS, evaluate, table
 from r3avatar.rasterizer.projection import scene_extent
 from r3avatar.run import RECORDING, RunError, changed_keys, check_run_folder, create_run_folder, update_metrics
@@ -117,6 +118,7 @@ def _run(config: DictConfig, signals: StopSignals, ending: ExitStack) -> float |
     folder = run_folder(config)
     if config.overwrite and config.resume:
         raise RunError(f"overwrite=true and resume={config.resume} exclude each other")
+    begin_triton(config)
     replicas = meet(config)
     first = replicas is None or replicas.rank == 0
     by_first(replicas, lambda: check_run_folder(folder, reuse=bool(config.resume or config.overwrite)))

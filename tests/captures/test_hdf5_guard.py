@@ -14,13 +14,14 @@ from r3avatar.captures import CaptureError, hdf5_guard
 from r3avatar.captures.hdf5_guard import walk_first
 
 from . import mutations
-from .conftest import open_pair
+from .conftest import SPLITS, open_pair
 from .mutations import cases
 
 
 @pytest.fixture(autouse=True)
-def afresh():
+def afresh(monkeypatch, tmp_path):
     """No helper and nothing known, before and after."""
+    monkeypatch.setenv("R3AVATAR_CACHE", str(tmp_path / "known"))
 
     def forget():
         if hdf5_guard._helper is not None:
@@ -96,9 +97,39 @@ def test_whole_files_are_walked_over_once(pair, small, asked):
     assert len(asked) == 3, "fewer frames"
 
 
-def test_a_copy_in_another_process_knows(pair, small, asked):
+def test_later_processes_know_until_the_file_changes(pair, small, asked, tmp_path):
+    def later(**changes):
+        hdf5_guard._walked.clear()
+        small.open(pair, **changes)
+        return len(asked)
+
+    few = {"train": SPLITS["train"]}
+    assert [later(splits=few), later(splits=few)] == [2, 2]
+    assert [later(), later(), later(splits=few)] == [4, 4, 4], "more frames, once"
+    path = pair / "0012_09" / "0012_09.smc"
+    os.utime(path, ns=(1, 1))
+    assert later() == 5, "the file has changed"
+    (note,) = [x for x in (tmp_path / "known" / "hdf5").iterdir() if f"{path}" in x.read_text()]
+    note.write_text(note.read_text()[:-9])
+    assert later() == 6, "the note is damaged"
+    kept = json.loads(note.read_text())
+    kept["state"][-1] = "1.0.0"
+    note.write_text(json.dumps(kept))
+    assert later() == 7, "another HDF5 library"
+
+
+def test_where_no_note_can_be_kept_files_are_walked_over_again(pair, small, asked, tmp_path):
+    (tmp_path / "known").write_text("not a folder")
+    for _ in range(2):
+        small.open(pair)
+        hdf5_guard._walked.clear()
+    assert len(asked) == 4
+
+
+def test_a_copy_in_another_process_knows(pair, small, asked, monkeypatch, tmp_path):
     pickled = pickle.dumps(small.open(pair))
     hdf5_guard._walked.clear()
+    monkeypatch.setenv("R3AVATAR_CACHE", str(tmp_path / "elsewhere"))
     pickle.loads(pickled)
     assert len(asked) == 2
     os.utime(pair / "0012_09" / "0012_09.smc", ns=(1, 1))
