@@ -11,11 +11,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from omegaconf import DictConfig, OmegaConf
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 HDF5_WALK = Path(__file__).parent / "captures" / "hdf5_walk.py"
 _READ_HDF5 = ("r3avatar.captures.DnaRendering",)
@@ -34,7 +36,8 @@ def begin_training(config: DictConfig) -> None:
         # Not a daemon: Python's end waits for it, as nothing may end within the driver's initialisation.
         os.environ.setdefault("CUDA_MODULE_LOADING", "LAZY")  # as torch does, before the driver's initialisation
         devices = config.trainer.get("devices")  # a number of them, or which
-        first = devices[0] if OmegaConf.is_list(devices) and len(devices) else 0
+        several = isinstance(devices, Sequence) and not isinstance(devices, str) and len(devices)
+        first = devices[0] if several else 0
         threading.Thread(target=open_cuda, args=(first,), name="CUDA's context").start()
 
 

@@ -8,6 +8,7 @@ next one goes on. One process at a time prepares (a file lock); any number read.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -25,8 +26,9 @@ from torch import Tensor, nn
 
 from r3avatar.captures.boxes import PosableBody, body_bounds
 from r3avatar.captures.cache_folder import default_cache_dir
-from r3avatar.captures.cache_writer import FULL_DISK, full_disk_error, write_missing
+from r3avatar.captures.cache_writer import FULL_DISK, full_disk_error, worker_count, write_missing
 from r3avatar.captures.capture import Capture
+from r3avatar.captures.frame_workers import FrameWorkers
 from r3avatar.captures.prepared_frame import PreparedFrame, bound_mask
 from r3avatar.captures.segment import (
     PARTIAL_SUFFIX,
@@ -84,14 +86,17 @@ def prepare(
         raise _unwritable(folder, len(needed), error) from error
     with lock:
         _wait_for(lock, folder)
-        bounds = _stored_bounds(folder, capture, body)
         _remove_leftovers(folder)
         store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
         missing = [pair for pair in needed if pair not in store]
-        if missing:
-            _require_space(folder, capture, bounds, missing)
-            write_missing(capture, bounds, folder, missing, workers, progress, len(needed) - len(missing))
-            store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
+        workers = worker_count(len(missing), workers)
+        with FrameWorkers() if workers else contextlib.nullcontext() as processes:  # its imports take some seconds
+            bounds = _stored_bounds(folder, capture, body)
+            if missing:
+                _require_space(folder, capture, bounds, missing)
+                ready = len(needed) - len(missing)
+                write_missing(capture, bounds, folder, missing, processes, workers, progress, ready)
+                store = FrameStore(folder, capture.camera_ids, capture.frame_ids)
     return store
 
 

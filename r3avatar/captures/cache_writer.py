@@ -14,7 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from r3avatar.captures.capture import Capture
-from r3avatar.captures.frame_workers import write_in_processes
+from r3avatar.captures.frame_workers import FrameWorkers
 from r3avatar.captures.prepared_frame import prepare_frame
 from r3avatar.captures.segment import SUFFIX, write_segment
 
@@ -36,25 +36,31 @@ def full_disk_error(folder: Path, missing: int, need: str) -> OSError:
     )
 
 
+def worker_count(missing: int, workers: int | None) -> int:
+    """How many processes prepare so many frames, 0: this one; workers: as in `prepare`."""
+    if workers is None:
+        workers = len(os.sched_getaffinity(0)) if missing >= _WORTH_PROCESSES else 0
+    return min(workers, missing)
+
+
 def write_missing(
     capture: Capture,
     bounds: np.ndarray,
     folder: Path,
     missing: list[tuple[int, int]],
-    workers: int | None,
+    processes: FrameWorkers | None,
+    workers: int,
     progress: bool,
     ready: int = 0,
 ) -> None:
     """Prepare the missing (camera, frame) positions and write them as segments of the folder.
 
-    bounds [F, 2, 3]: the posed body's boxes. workers: as in `prepare`. ready: frames that the progress bar counts as
-    finished before. OSError for a full disk; segments that were finished stay.
+    bounds [F, 2, 3]: the posed body's boxes. processes: whose `workers` do it; None: this one. ready: frames that the
+    progress bar counts as finished before. OSError for a full disk; segments that were finished stay.
     """
-    if workers is None:
-        workers = len(os.sched_getaffinity(0)) if len(missing) >= _WORTH_PROCESSES else 0
     write = functools.partial(_write_frames, capture, bounds, folder)
-    if workers:
-        written = write_in_processes(write, missing, min(workers, len(missing)), _FRAMES_A_SEGMENT)
+    if processes is not None:
+        written = processes.write(write, missing, workers, _FRAMES_A_SEGMENT)
     else:
         written = (write(*task) for task in _segments_to_write(missing))
     finished, total, title = 0, ready + len(missing), f"preparing {capture.name}"

@@ -36,34 +36,55 @@ class _InWorker(Exception):
     """Where in a worker an error was raised; shown as the cause of the error."""
 
 
-def write_in_processes(
-    write: Write, missing: Iterable[tuple[int, int]], workers: int, frames_at_once: int
-) -> Iterator[int]:
-    """Call `write` for all missing (camera, frame) positions in worker processes; yields its results as they come.
+class FrameWorkers:
+    """The leader, which imports while its caller still finds out what there is to do, and then its workers.
 
-    write: pickled once. A worker gets at most frames_at_once frames of one camera at a time. An error in a worker ends
-    the others, between two frames, and is raised here; RuntimeError if a process dies. Closing the iterator ends all.
+    A context manager, whose end ends all processes.
     """
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    leader = context.Process(target=_lead, args=(theirs, write, _Order(missing, workers, frames_at_once), workers))
-    with _environment(dict.fromkeys(_THREADS, "1")):  # each worker is to use one core
-        leader.start()
-    theirs.close()
-    try:
-        while True:
-            try:
-                message = ours.recv()
-            except (EOFError, ConnectionError) as error:
-                raise RuntimeError(_DIED) from error
-            if message is None:
-                return
+
+    def __init__(self):
+        context = multiprocessing.get_context("spawn")
+        self._pipe, theirs = context.Pipe()
+        self._leader = context.Process(target=_lead, args=(theirs,))
+        self._asked = False
+        with _environment(dict.fromkeys(_THREADS, "1")):  # each worker is to use one core
+            self._leader.start()
+        theirs.close()
+
+    def __enter__(self) -> FrameWorkers:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._pipe.close()
+        if not self._asked:  # it may still be importing
+            self._leader.terminate()
+        self._leader.join()
+
+    def write(
+        self, write: Write, missing: Iterable[tuple[int, int]], workers: int, frames_at_once: int
+    ) -> Iterator[int]:
+        """Call `write` for all missing (camera, frame) positions in worker processes; yields its results as they come.
+
+        write: pickled once. A worker gets at most frames_at_once frames of one camera at a time. An error in a worker
+        ends the others, between two frames, and is raised here; RuntimeError if a process dies. Once only.
+        """
+        self._asked = True
+        order = _Order(missing, workers, frames_at_once)
+        message = self._exchange((write, order, workers))
+        while message is not None:
             if isinstance(message, tuple):
                 raise message[0] from _InWorker(message[1])
             yield message
-    finally:
-        ours.close()
-        leader.join()
+            message = self._exchange()
+
+    def _exchange(self, request: tuple | None = None) -> int | tuple[Exception, str] | None:
+        """The leader's next message, after a request if there is one."""
+        try:
+            if request is not None:
+                self._pipe.send(request)
+            return self._pipe.recv()
+        except (EOFError, ConnectionError) as error:
+            raise RuntimeError(_DIED) from error
 
 
 class _Order:
@@ -95,10 +116,17 @@ class _Order:
         return camera, frames[:n]
 
 
-def _lead(boss: Connection, write: Write, order: _Order, workers: int) -> None:
+def _lead(boss: Connection) -> None:
     """Start the workers, hand out the work, and pass their messages on; ends them if `boss` closes or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle, who then closes
     cv2.setNumThreads(1)
+    try:
+        write, order, workers = boss.recv()
+    except EOFError:
+        return  # there is nothing to do after all
+    except Exception as error:  # the capture cannot be opened here
+        boss.send((error, traceback.format_exc()))
+        return
     context = multiprocessing.get_context("fork" if sys.platform == "linux" else "spawn")
     crew = {}
     try:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
 
 from r3avatar.types import BodyPose
+
+if TYPE_CHECKING:
+    from scipy.spatial.transform import Rotation
 
 _FINGERS = slice(25, 55)  # SMPL-X's joints of both hands
 # Rotations about x by multiples of 90 degrees, exact.
@@ -168,6 +171,8 @@ def _product(a: float, b: float) -> float:
 
 def _global_rotation(poses: BodyPose) -> Rotation:
     """R and the root's rotation in theta as one, [F]."""
+    from scipy.spatial.transform import Rotation  # a fifth of what a process that prepares frames would import
+
     outer = Rotation.from_matrix(poses.R.double().numpy())
     return outer * Rotation.from_rotvec(poses.theta[:, 0].double().numpy())
 
