@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import importlib
 import multiprocessing
 import os
 import signal
@@ -120,6 +121,7 @@ def _lead(boss: Connection) -> None:
     """Start the workers, hand out the work, and pass their messages on; ends them if `boss` closes or dies."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the caller's to handle, who then closes
     cv2.setNumThreads(1)
+    importlib.import_module("av")  # decodes masks (png.py); its import takes as long as some ten frames
     try:
         write, order, workers = boss.recv()
     except EOFError:
