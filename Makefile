@@ -26,7 +26,7 @@ demo: install ## make a capture of a dancing person, train an avatar, evaluate i
 
 ablations: install ## train the demo with each part left out, and compare (outputs/ablations/comparison)
 	test -d outputs/captures/demo || $(BIN)/r3avatar synthesize $(SYNTHESIZE)
-	$(BIN)/r3avatar train -m experiment=demo avatar=r3 ablation=$(ABLATIONS) seed=$(SEEDS) name=ablations $(TRAIN); failed=$$?; \
+	$(BIN)/r3avatar train -m experiment=demo avatar=r3 optimizer.planes=3e-3 ablation=$(ABLATIONS) seed=$(SEEDS) name=ablations $(TRAIN); failed=$$?; \
 	$(BIN)/r3avatar compare run=outputs/ablations by=ablation out=outputs/ablations/comparison && exit $$failed
 
 test: install ## run the tests
