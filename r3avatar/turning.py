@@ -49,7 +49,7 @@ def root_turning(R: Tensor, root: Tensor, frame_ids: Sequence[int] | None = None
         smooth[start] = steps[start]
         for f in range(start + 1, end):
             smooth[f] = smooth[f - 1] + (steps[f - 1] - smooth[f - 1]) / taus
-    return torch.from_numpy(smooth.reshape(F, -1)).float()
+    return torch.from_numpy(smooth.reshape(F, 3 * len(TAUS))).float()
 
 
 def _quaternions(R: Tensor) -> Tensor:
