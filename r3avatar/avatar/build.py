@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
+from torch import Tensor
 
 from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
@@ -47,6 +48,8 @@ def build_avatar(
     cloth_bone: bool = False,
     cloth_motion: int = 0,
     shading: bool = False,
+    turning: bool = False,
+    recorded_turning: Tensor | None = None,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose, or see `initial_gaussians_of`.
 
@@ -63,15 +66,17 @@ def build_avatar(
     initial_*, images: see `initial_gaussians_of`.
     cloth_bone: what begins off the body (initial_points='hull') hangs on the pelvis where that explains the masks.
     cloth_motion: degree of the polynomials that move it as a whole (`ClothMotion`); 0: none.
-    ValueError for either where nothing begins off the body.
+    turning: its opacities and places answer to how the root has just been turning (`BodyPose.turning`), linearly.
+    recorded_turning: [F, 9] that of the recorded frames; None: a checkpoint is loaded, which knows.
+    ValueError for any of the three where nothing begins off the body.
     shading: colours are multiplied by the studio's light on a Gaussian's normal, which turns with the body (`Shading`).
     """
     joints = body.num_joints
     offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
     deformation = Skinning(body, offsets, backend)
     vertices = deformation.big_vertices
-    if (cloth_bone or cloth_motion) and images is not None and initial_points != "hull":
-        raise ValueError("cloth_bone and cloth_motion are of Gaussians that begin on cloth: initial_points=hull")
+    if (cloth_bone or cloth_motion or turning) and images is not None and initial_points != "hull":
+        raise ValueError("cloth_bone, cloth_motion, turning are of Gaussians on cloth: avatar.initial_points=hull")
     points, sh_dc, cloth = initial_gaussians_of(
         body, vertices, initial_gaussians, initial_points, initial_hull_gaussians, initial_colours, initial_frames,
         initial_seed, images, cloth_bone,
@@ -84,8 +89,8 @@ def build_avatar(
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
     normals = first_normals(vertices, body.faces, points, cloth[:, 0] > 0) if shading else None
-    kept = cloth if cloth_bone or cloth_motion else None
-    gaussians = CanonicalGaussians(points, sh_degree, static_residual, kept, normals)
+    kept = cloth if cloth_bone or cloth_motion or turning else None
+    gaussians = CanonicalGaussians(points, sh_degree, static_residual, kept, normals, turning)
     if sh_dc is not None:
         gaussians.sh_dc.data.copy_(sh_dc[:, None])
     if colour_residual and not planes.temporal:
@@ -94,5 +99,6 @@ def build_avatar(
     motion = ClothMotion(cloth_motion, planes.time_texels, points[cloth[:, 0] > 0]) if cloth_motion else None
     light = Shading(backend) if shading else None
     return Avatar(
-        gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion, light
-    )
+        gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion, light,
+        recorded_turning,
+    )  # fmt: skip

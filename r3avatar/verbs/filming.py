@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from r3avatar.cuda_graphs import tensors_of
 from r3avatar.evaluation.film import Film
 from r3avatar.evaluation.media import strip, to_uint8, write_image
 from r3avatar.evaluation.video_formats import straight_rgba, write_png
@@ -23,7 +24,7 @@ STILLS = 6  # of the contact sheet
 def identity(run: Run, pose: BodyPose, cameras: Cameras, tensors: list[Tensor], *more: object) -> dict:
     """Whatever decides the pictures of a film, as JSON values: parts of any other film are of no use."""
     digest = hashlib.sha256()
-    for tensor in (pose.theta, pose.betas, pose.expression, pose.R, pose.Th, cameras.K, cameras.w2c, *tensors):
+    for tensor in (*tensors_of(pose), cameras.K, cameras.w2c, *tensors):
         value = np.ascontiguousarray(tensor.detach().cpu().numpy())
         digest.update(f"{value.dtype} {value.shape}".encode())
         digest.update(value.data)

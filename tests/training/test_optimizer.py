@@ -25,7 +25,8 @@ def test_budget_ends_by_images_or_minutes_whichever_comes_first():
 
 
 def test_groups_cover_every_parameter_once():
-    avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, static_residual=True, cloth_motion=1, shading=True)
+    switches = dict(static_residual=True, cloth_motion=1, shading=True, turning=True)
+    avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, **switches)
     optimizer = make_optimizer(avatar, extent=3.0)
     assert [g["name"] for g in optimizer.param_groups] == list(GROUPS)
     held = [p for g in optimizer.param_groups for p in g["params"]]
