@@ -49,7 +49,7 @@ def test_trains_on_few_frames_and_on_one_view_a_frame(workplace, only_tiny_captu
 
 
 def test_cloth_answers_to_turning(workplace, only_tiny_capture):
-    """avatar.turning=true: trained, evaluated, animated and posed from Python."""
+    """avatar.turning=true: trained, animated and posed from Python."""
     from r3avatar import Avatar
 
     steps = ["budget.images=16", "batch.views=2", "validation.frames=1", "media=false", "logger=none", "name=turning"]
@@ -63,12 +63,8 @@ def test_cloth_answers_to_turning(workplace, only_tiny_capture):
     assert opacity.shape == (N, 9) and offset.shape == (N, 9, 3)
     assert opacity[cloth].abs().max() > 1e-2 and offset[cloth].abs().max() > 1e-4
     assert not opacity[~cloth].any() and not offset[~cloth].any()
-    before = json.loads((folder / "metrics.json").read_text())["novel_pose"]["paper"]["psnr"]
-    workplace("evaluate", "run=outputs/turning", "media=false")
-    after = json.loads((folder / "metrics.json").read_text())["novel_pose"]["paper"]["psnr"]
-    assert 5 < after < 60 and after == pytest.approx(before, abs=1e-3)
+    assert 5 < json.loads((folder / "metrics.json").read_text())["novel_pose"]["paper"]["psnr"] < 60
     workplace("animate", "run=outputs/turning", "motion=builtin:walk", "end=0.2", "camera=follow")
-    workplace("render", "run=outputs/turning", "camera=fixed", "scale=0.5")
 
     avatar = Avatar.load(folder, device="cpu")
     poses = avatar.recording.poses
