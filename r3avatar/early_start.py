@@ -74,8 +74,7 @@ def open_cuda(device: int = 0) -> bool:
 def begin_triton(config: DictConfig) -> None:
     """Have Triton hash its own library, which its cache of kernels asks for at the first of them, in a thread.
 
-    For a training on CUDA, once torch is there. Hashing lets go of
-    Python's lock. Where this fails, Triton does it later.
+    For a training on CUDA, once torch is there. Hashing lets go of Python's lock; where this fails, it comes later.
     """
     if not _on_cpu(config):
         threading.Thread(target=_hash_triton, name="Triton's key", daemon=True).start()
