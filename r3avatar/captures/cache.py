@@ -145,6 +145,10 @@ class FrameStore:
             self._contents[segment] = map_segment(self._segments[segment])
         return view_frame(self._contents[segment], row)
 
+    def unmap(self) -> None:
+        """Let go of the mapped files, so that their pages are no longer this process's; frames in use keep theirs."""
+        self._contents.clear()
+
     def windows(self, pairs: list[tuple[int, int]]) -> np.ndarray:
         """x, y, width, height of the pairs' windows and of their bound masks' rectangles, [n, 8] int64."""
         return np.stack([self._rows[pair][1][2:] for pair in pairs])

@@ -118,6 +118,8 @@ def training_batches(
         _log.info("training batches: streaming to the %s: %s, over %s%s", place, size, why, slow)
         return FrameStream(source, tables, frames, cameras, steps, device)
     pixels = _load(source, pairs, windows, device)
+    if isinstance(source, FrameStore):
+        source.unmap()
     _log.info("training batches: %s, on the %s", size, place)
     return ResidentBatches(DeviceFrames(tables, pixels), steps)
 

@@ -5,6 +5,7 @@ import itertools
 import logging
 import re
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -80,6 +81,15 @@ def test_the_frames_are_loaded_once(capture, body, cache):
     first, second = (data.train_dataloader().batches for _ in range(2))
     assert isinstance(first, ResidentBatches) and second is first
     assert first.frames.pixels.numel() == sum(data.source.get(c, f).mask.size for c in (0, 1) for f in (0, 1, 2))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+@pytest.mark.parametrize("mode", MODES)
+def test_files_are_mapped_no_longer_than_they_are_needed(capture, body, cache, mode):
+    data = _module(capture, body, cache, device="cpu", gpu_gib=MODES[mode])
+    assert len(_take(data, 2)) == 2
+    assert (str(cache) in Path("/proc/self/maps").read_text()) == (mode == "streamed")
+    assert data.source.get(0, 0).mask.any()  # mapped again
 
 
 def test_loading_in_many_chunks(capture, body, cache, monkeypatch):
