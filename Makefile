@@ -7,6 +7,8 @@ OVER := $(shell $(PYTHON) -c "import torch; print('--system-site-packages' if to
 # More overrides for the demo's steps, e.g. make demo NAME=long TRAIN=budget.images=20000
 SYNTHESIZE ?=
 TRAIN ?=
+# Of `make test`: processes side by side.
+WORKERS ?= 2
 # Of `make ablations`: what is left out, the seeds, and more overrides of every run, e.g. TRAIN=budget.images=800
 ABLATIONS ?= none,no_codebook,no_retrieval,whole_body_retrieval,no_pose_refinement,no_skinning_offsets,no_kl_density,no_mask_loss,planes_64,planes_64_128_256,planes_time_25,planes_time_100
 SEEDS ?= 0
@@ -30,7 +32,7 @@ ablations: install ## train the demo with each part left out, and compare (outpu
 	$(BIN)/r3avatar compare run=outputs/ablations by=ablation out=outputs/ablations/comparison && exit $$failed
 
 test: install ## run the tests
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 
 golden: install ## the losses of 50 steps against the stored ones; REFRESH=1 stores the present ones
 	R3AVATAR_GOLDEN=$(if $(REFRESH),refresh) $(BIN)/python -m pytest -q tests/training/test_golden.py

@@ -125,7 +125,7 @@ class LoadedAvatar:
             theta: [J, 3] or [F, J, 3] axis-angle, radians, the root first; consecutive frames at `fps` a second.
             transl: [3] or [F, 3] metres: where the body model is moved to; None: where the capture's first pose stands.
             history: [<= 2, J, 3] the poses just before, from whose steps retrieval tells how the pose is moving, and
-                an avatar with `turning` where its cloth hangs; of one pose without them cloth hangs as on average.
+                an avatar with `swing` where its cloth hangs; of one pose without them cloth hangs as on average.
             time: show what was recorded at this time (frames since the first recorded one), instead of retrieving.
 
         ValueError says which shape was expected and which was found.

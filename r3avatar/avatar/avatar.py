@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,13 +18,12 @@ from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.shading import Shading
 from r3avatar.avatar.skinning import Skinning
+from r3avatar.avatar.swing import Swing
 from r3avatar.cuda_graphs import tensors_of
 from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
 from r3avatar.retrieval.retrieved import Mixture, Retrieved
 from r3avatar.triton_support import use_triton
 from r3avatar.types import BodyPose, Gaussians
-
-_FARTHEST = 2.5  # standard deviations of the recorded turning: a linear answer holds no farther
 
 
 @dataclass
@@ -52,24 +51,18 @@ class Avatar(nn.Module):
         colour_residual: ColourResidual | None = None,
         cloth_motion: ClothMotion | None = None,
         shading: Shading | None = None,
-        recorded_turning: Tensor | None = None,
+        swing: Swing | None = None,
     ):
         """blend_weights_published: mix the parts with weights looked up at the right arm's offsets (a published defect)
         instead of each part's own. colour_residual: lets colours change with time; None: they are static.
         cloth_motion: moves loose cloth as a whole; of Gaussians that know their share (`CanonicalGaussians.cloth`).
         shading: the light on Gaussians that have normals; None: colours are the same however they are turned.
-        recorded_turning: [F, 9] `BodyPose.turning` of the recorded frames, whose mean and spread Gaussians that answer
-        to it are told; part of the state; None: of an avatar that is loaded."""
+        swing: moves what hangs on the pelvis (`CanonicalGaussians.cloth`) as that has just been turning."""
         super().__init__()
         self.gaussians, self.codebook, self.decoder = gaussians, codebook, decoder
         self.skinning, self.pose_refinement = skinning, pose_refinement
         self.blend_weights_published, self.colour_residual = blend_weights_published, colour_residual
-        self.cloth_motion, self.shading = cloth_motion, shading
-        if gaussians.turning:
-            K = gaussians.turning_opacity.shape[1]
-            seen = torch.zeros(1, K) if recorded_turning is None else recorded_turning
-            self.register_buffer("turning_mean", seen.mean(0))
-            self.register_buffer("turning_std", seen.std(0, correction=0) + 1e-3)  # who hardly turns has no spread
+        self.cloth_motion, self.shading, self.swing = cloth_motion, shading, swing
 
     @property
     def kind(self) -> str:
@@ -168,12 +161,14 @@ class Avatar(nn.Module):
 
     def reconstruct(self, attributes: Attributes, pose: BodyPose, constants: Constants | None = None) -> Gaussians:
         """Skin the Gaussians with the given attributes to the F frames of `pose`."""
-        attributes = self._turned(attributes, pose)
-        canonical = self.gaussians.positions + attributes.offset  # [F, N, 3]
+        positions, cloth = self.gaussians.positions, self.gaussians.cloth
+        canonical = positions + attributes.offset  # [F, N, 3]
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
         frame = self.skinning.pose(pose, corrections)
         logits = self.skinning_logits(constants)
-        vertex = self.skinning.vertex(self.gaussians.positions, canonical)
+        vertex = self.skinning.vertex(positions, canonical)
+        if self.swing is not None and pose.turning is not None:
+            canonical = canonical + self.swing(positions, cloth[:, 1], pose.turning)
         normals = None if self.shading is None else self.gaussians.normals
         means, covariances, *turned = self.skinning.deform(
             canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals
@@ -186,21 +181,6 @@ class Avatar(nn.Module):
         else:
             sh = sh.expand(len(pose), -1, -1, -1)
         return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
-
-    def _turned(self, attributes: Attributes, pose: BodyPose) -> Attributes:
-        """Attributes [F, N, ...] with what cloth answers to the root's turning; as they are where that is unknown."""
-        g = self.gaussians
-        if not g.turning or pose.turning is None:
-            return attributes
-        turning = ((pose.turning - self.turning_mean) / self.turning_std).clamp(-_FARTHEST, _FARTHEST)  # [F, 9]
-        share = g.cloth[:, 0]
-        opacity = share * (turning @ g.turning_opacity.T)
-        offset = share[:, None] * torch.einsum("fk,nkc->fnc", turning, g.turning_offset)
-        return replace(
-            attributes,
-            opacity_logit=attributes.opacity_logit + opacity[..., None],
-            offset=attributes.offset + offset,
-        )
 
     def _part_weights(self, offset: Tensor, logits: Tensor | None) -> Tensor:
         """Every part's share of every Gaussian, [F, N, P], by skinning weights where offsets [F, P, N, 3] put it."""

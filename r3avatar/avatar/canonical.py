@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from r3avatar.avatar.decoder import Attributes
-from r3avatar.turning import TAUS
 
 
 class CanonicalGaussians(nn.Module):
@@ -27,15 +26,12 @@ class CanonicalGaussians(nn.Module):
         static_residual: bool = False,
         cloth: Tensor | None = None,
         normals: Tensor | None = None,
-        turning: bool = False,
     ):
         """points [N, 3] metres; sh_degree: highest degree; the active one starts at 0. Colours start at mid-grey.
         static_residual: opacity, scale and rotation of a Gaussian's own, which start as no change at all.
         cloth: [N, 2], not learned but handed on by density control: how much of the cloth's motion (`ClothMotion`) a
         Gaussian takes, and how firmly it hangs on the pelvis (`bone_logits`); None: an avatar without either.
-        normals: [N, 3] of the big pose, on which the light falls (`Shading`); learned; None: an avatar without.
-        turning: an opacity and an offset for each of the root's `BodyPose.turning`, which start as none; how much of
-        them a Gaussian takes is its share of the cloth's motion. ValueError without `cloth`."""
+        normals: [N, 3] of the big pose, on which the light falls (`Shading`); learned; None: an avatar without."""
         super().__init__()
         N = points.shape[0]
         self.max_sh_degree, self.active_sh_degree = sh_degree, 0
@@ -45,12 +41,6 @@ class CanonicalGaussians(nn.Module):
         self.cloth = None if cloth is None else nn.Parameter(cloth.detach().float().clone(), requires_grad=False)
         if normals is not None:
             self.normals = nn.Parameter(normals.detach().float().clone())
-        self.turning = turning
-        if turning:
-            if cloth is None:
-                raise ValueError("turning is of Gaussians that begin on cloth: avatar.initial_points=hull")
-            self.turning_opacity = nn.Parameter(torch.zeros(N, 3 * len(TAUS)))  # added to the logit
-            self.turning_offset = nn.Parameter(torch.zeros(N, 3 * len(TAUS), 3))  # metres
         self.static_residual = static_residual
         if static_residual:
             self.opacity_residual = nn.Parameter(torch.zeros(N, 1))  # added to the logit

@@ -22,9 +22,7 @@ def resample(avatar: Avatar, count: int, shrink: bool = True, seed: int = 0) -> 
     if avatar.shading is not None:
         on_body = torch.zeros(count, dtype=torch.bool)
         normals = first_normals(vertices, avatar.skinning.body.faces.cpu(), points, on_body)
-    avatar.gaussians = CanonicalGaussians(
-        points, before.max_sh_degree, before.static_residual, cloth, normals, before.turning
-    )
+    avatar.gaussians = CanonicalGaussians(points, before.max_sh_degree, before.static_residual, cloth, normals)
     if shrink:
         with torch.no_grad():  # scales are squared outputs, and go with the distance, the root of the density
             avatar.decoder.scale.bias.mul_((len(vertices) / count) ** 0.25)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r3avatar.retrieval.parts import PARTS
-from r3avatar.training.optimizer import GROUPS, RESIDUAL, TURNING
+from r3avatar.training.optimizer import GROUPS, RESIDUAL
 
 Kind = Literal["scalar", "histogram", "pictures", "video", "table"]
 When = Literal["step", "validation", "end"]
@@ -64,8 +64,7 @@ def _keys() -> tuple[Key, ...]:
     add("train/psnr", "scalar", "step", "PSNR of the latest step's images in their crops, dB")
     absent = {name: f"a `{name}` other than none" for name in ("skinning", "pose_refinement")}
     absent |= {name: "`avatar.static_residual=true`" for name in RESIDUAL}
-    absent |= {name: "`avatar.turning=true`" for name in TURNING}
-    absent |= {"cloth": "`avatar.cloth_motion > 0`", "shading": "`avatar.shading=true`"}
+    absent |= {"cloth": "`avatar.cloth_motion > 0`", "shading": "`avatar.shading=true`", "swing": "`avatar.swing=true`"}
     for group in GROUPS:
         add(f"train/lr_{group}", "scalar", "step", f"learning rate of the group `{group}`", absent.get(group, ""))
 

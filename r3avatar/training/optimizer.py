@@ -11,8 +11,7 @@ from r3avatar.training.schedules import log_linear
 
 RESIDUAL = ("opacity", "scale", "rotation")  # of `CanonicalGaussians`, with avatar.static_residual=true
 PARTS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement")
-TURNING = ("turning_opacity", "turning_offset")  # likewise, with avatar.turning=true
-GROUPS = (*PARTS, *RESIDUAL, "cloth", "shading", *TURNING)
+GROUPS = (*PARTS, *RESIDUAL, "cloth", "shading", "swing")
 BATCH_RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 """Exponents of a step's number of images."""
 
@@ -32,8 +31,7 @@ def make_optimizer(
     rotation: float = 1e-3,
     cloth: float = 1e-4,
     shading: float = 2e-2,
-    turning_opacity: float = 2e-2,
-    turning_offset: float = 2e-4,
+    swing: float = 5e-3,
     eps: float = 1e-15,
 ) -> FusedAdam:
     """Adam whose groups carry `name` and `initial_lr`; absent parts (ablations) have no group.
@@ -59,8 +57,7 @@ def make_optimizer(
         "rotation": ([g.rotation_residual] if g.static_residual else [], rotation),
         "cloth": ([] if avatar.cloth_motion is None else [avatar.cloth_motion.coefficients], cloth),
         "shading": ([] if avatar.shading is None else [g.normals, avatar.shading.light], shading),
-        "turning_opacity": ([g.turning_opacity] if g.turning else [], turning_opacity),
-        "turning_offset": ([g.turning_offset] if g.turning else [], turning_offset),
+        "swing": ([] if avatar.swing is None else [avatar.swing.response], swing),
     }
     groups = [
         {"params": values, "lr": rate, "initial_lr": rate, "name": name}

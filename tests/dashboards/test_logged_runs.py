@@ -32,7 +32,7 @@ WITHOUT = (
     "static_residual",
     "cloth_motion",
     "shading",
-    "avatar.turning",
+    "avatar.swing",
 )  # in the demo
 ABSENT = {key.name for key in KEYS if any(word in key.needs for word in WITHOUT)}
 LOGGED = {key.name: key for key in KEYS if key.name not in ABSENT}
