@@ -68,9 +68,9 @@ def build_avatar(
     initial_*, images: see `initial_gaussians_of`.
     cloth_bone: what begins off the body (initial_points='hull') hangs on the pelvis where that explains the masks.
     cloth_motion: degree of the polynomials that move it as a whole (`ClothMotion`); 0: none.
-    swing: what hangs on the pelvis swings as that has just been turning (`Swing`); needs cloth_bone.
+    swing: what hangs on the pelvis swings as that has just been turning (`Swing`); ValueError without cloth_bone.
     recorded_turning: [F, 9] that of the recorded frames; None: a checkpoint is loaded, which knows.
-    ValueError for any of the three where nothing begins off the body or nothing hangs on the pelvis.
+    ValueError for any of the three with images and initial_points other than 'hull'.
     shading: colours are multiplied by the studio's light on a Gaussian's normal, which turns with the body (`Shading`).
     """
     joints = body.num_joints
@@ -102,8 +102,8 @@ def build_avatar(
     residual = ColourResidual(planes.features) if colour_residual else None
     motion = ClothMotion(cloth_motion, planes.time_texels, points[cloth[:, 0] > 0]) if cloth_motion else None
     light = Shading(backend) if shading else None
-    pelvis = body.joint_template[PELVIS]
-    swings = Swing(points[cloth[:, 1] > 0], pelvis, recorded_turning) if swing else None
+    hung, pelvis = points[cloth[:, 1] > 0], body.joint_template[PELVIS]
+    swings = Swing(hung, pelvis, recorded_turning) if swing else None
     return Avatar(
         gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion, light,
         swings,

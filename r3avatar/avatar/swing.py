@@ -5,17 +5,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-FARTHEST = 2.5  # standard deviations of the recorded turning: a linear answer holds no farther
+_FARTHEST = 2.5  # standard deviations of the recorded turning: a linear answer holds no farther
 _TOP, _BOTTOM = 0.9, 0.02  # of the hung points, quantiles of height; where cloth lies on the body none is
 _LOWEST = 1.3  # extents below the top: points farther down move as far as those there
 
 
 class Swing(nn.Module):
-    """Displacements of what hangs on the pelvis: a twist about its upright and two tilts, all linear in its turning.
+    """Displacements of what hangs on the pelvis: a twist about its upright and sway along both level axes.
 
     Not in the paper. A skirt or a cape lags behind the pelvis and overshoots it, so that how the pelvis has just been
     turning (`BodyPose.turning`) tells where it hangs, in new motions too. Six numbers at a time say most of that: with
-    h how far below its top cloth is, twist and tilts grow like h and like h^2, the same for all cloth. They are linear
+    h how far below its top cloth is, twist and sway grow like h and like h^2, the same for all cloth. They are linear
     in the nine numbers of turning, so that few numbers are learned, from all frames together, and nothing of a single
     frame can be learned by heart. `response` begins at 0.
     """
@@ -40,7 +40,7 @@ class Swing(nn.Module):
         pelvis; turning [F, 9] radians a frame. No gradient reaches the points: they are where they are without it."""
         x, y, z = (points.detach() - self.top).unbind(-1)
         h = (-y / self.extent).clamp(0, _LOWEST)
-        turned = ((turning - self.mean) / self.std).clamp(-FARTHEST, FARTHEST)
+        turned = ((turning - self.mean) / self.std).clamp(-_FARTHEST, _FARTHEST)
         modes = torch.stack([h, h.square()], 1) * hung[:, None]
         twist, along_x, along_z = torch.einsum("nm,mck,fk->cfn", modes, self.response, turned)
         return torch.stack([twist * z + along_x, torch.zeros_like(twist), along_z - twist * x], -1)
