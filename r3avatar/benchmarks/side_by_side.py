@@ -39,12 +39,14 @@ def barrier() -> Callable[[], None] | None:
 def side_by_side(overrides: Sequence[str], runs: int) -> dict[str, dict]:
     """Rates of one training process alone, then of `runs` at once that begin to measure together.
 
+    All of them train the same steps, as many as the one alone does in its time, and are compared by the whole of them:
+    how fast a training is changes while it goes on, with what density control does.
     overrides: of `r3avatar bench`, for all of them. RuntimeError with the output of a process that fails.
     """
     result: dict[str, dict] = {}
     (alone,), taken = _measure(overrides, 1)
     result["alone"] = {**alone, **taken}
-    together, taken = _measure(overrides, runs)
+    together, taken = _measure([*overrides, f"steps={alone['steps']}"], runs)
     for number, values in enumerate(together, 1):
         ratio = values["images_per_second"] / alone["images_per_second"]
         result[f"run_{number}_of_{runs}"] = {**values, "ratio_to_alone": ratio}
@@ -88,5 +90,6 @@ def _measure(overrides: Sequence[str], count: int) -> tuple[list[dict], dict]:
 
 def _rates(report: dict) -> dict:
     loop, memory = report["training"]["loop"], report["training"]["memory"]
-    kept = ("images_per_second", "ms", "gaussians_last", "first_step_s")
-    return {**{key: loop[key] for key in kept}, "private_mib": memory.get("private_mib")}
+    kept = ("steps", "slowest_window", "fastest_window", "gaussians_last", "first_step_s")
+    rates = {"images_per_second": loop["overall"], "ms": loop["ms"], **{key: loop[key] for key in kept}}
+    return {**rates, "private_mib": memory.get("private_mib")}

@@ -34,7 +34,7 @@ from r3avatar.verbs.train import build_data, build_module
 
 SECTIONS = ("training", "rendering", "preparation", "retrieval")
 LOOPS = ("density", "no_density")
-_PARENTS = ("runs", "sections", "loops", "stages", "out")  # keys that the processes of runs=K get from their parent
+_PARENTS = ("runs", "steps", "sections", "loops", "stages", "out")  # those of runs=K get them from their parent
 
 
 class Bench:
@@ -93,7 +93,9 @@ def training(bench: Bench) -> dict[str, dict]:
     for loop in config.loops:
         density = bench.density(loop == "density")
         callbacks = [DensityCallback(density, *bench.size()), ProgressCallback(config.trainer_log_every)]
-        values = train_rate(bench.module(), data, bench.trainer, callbacks, config.warm_up, config.seconds, ready)
+        values = train_rate(
+            bench.module(), data, bench.trainer, callbacks, config.warm_up, config.seconds, ready, config.steps
+        )
         if result:
             del values["first_step_s"]  # of the process: it means something in the first loop alone
         result["loop" if loop == "density" else "loop_without_density_control"] = values
@@ -143,6 +145,8 @@ def check(config: DictConfig) -> None:
         raise RunError(f"loops=[] times no training; choose from [{','.join(LOOPS)}], or leave it out of sections")
     if config.runs < 1 or config.warm_up < 1 or config.seconds <= 0:
         raise RunError("runs and warm_up must be at least 1, and seconds positive")
+    if config.steps is not None and config.steps < 5:
+        raise RunError(f"steps={config.steps}: at least one for each of the five windows, or null for `seconds`")
     if config.gaussians is not None and config.gaussians < 2:
         raise RunError(f"gaussians={config.gaussians}: at least 2, or null for those of the configuration")
 
