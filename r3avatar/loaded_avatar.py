@@ -6,7 +6,7 @@ attribute `model` of this.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -26,7 +26,6 @@ from r3avatar.motion.motion import rest_joints, shaped_pose
 from r3avatar.motion.place import in_convention
 from r3avatar.rasterizer import Rasterizer
 from r3avatar.retrieval import Mixture, Retrieved
-from r3avatar.turning import root_turning
 from r3avatar.types import BodyPose, Cameras, Gaussians
 from r3avatar.verbs.parts import Run, load_run
 
@@ -124,20 +123,15 @@ class LoadedAvatar:
         Args:
             theta: [J, 3] or [F, J, 3] axis-angle, radians, the root first; consecutive frames at `fps` a second.
             transl: [3] or [F, 3] metres: where the body model is moved to; None: where the capture's first pose stands.
-            history: [<= 2, J, 3] the poses just before, from whose steps retrieval tells how the pose is moving, and
-                an avatar with `swing` where its cloth hangs; of one pose without them cloth hangs as on average.
+            history: [<= 2, J, 3] the poses just before, from whose steps retrieval tells how the pose is moving.
             time: show what was recorded at this time (frames since the first recorded one), instead of retrieving.
 
         ValueError says which shape was expected and which was found.
         """
         pose = self._body_pose(theta, transl)
-        past = None if history is None else self._body_pose(history, None)
         if time is None:
-            retrieved = self._retriever.retrieve(pose.theta, None if past is None else past.theta)
-        known = [pose] if past is None else [past, pose]
-        R, root = torch.cat([p.R for p in known]), torch.cat([p.theta[:, 0] for p in known])
-        if len(R) > 1:
-            pose = replace(pose, turning=root_turning(R, root)[-len(pose) :])
+            past = None if history is None else self._body_pose(history, None).theta
+            retrieved = self._retriever.retrieve(pose.theta, past)
         frames = []
         for f in range(len(pose)):  # one after another: the parts' attributes at ten times take much memory
             if time is None:

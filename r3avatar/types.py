@@ -83,9 +83,6 @@ class BodyPose(_Tensors):
     expression: Tensor  # [F, E] expression coefficients; E = 0 where the body has none
     R: Tensor  # [F, 3, 3] global rotation about the origin (identity where theta[:, 0] is all of the root's rotation)
     Th: Tensor  # [F, 3] global translation, metres
-    # [F, 9] radians per frame: how the root has been turning (`turning.root_turning`); None: unknown, cloth hangs as on
-    # average
-    turning: Tensor | None = None
 
     def __post_init__(self):
         F = self.theta.shape[:-2]
@@ -94,9 +91,6 @@ class BodyPose(_Tensors):
             value = getattr(self, name)
             found = value.shape[:-1] if name in ("betas", "expression") else value.shape
             assert found == shape, f"{name} is {tuple(value.shape)}; theta is {tuple(self.theta.shape)}"
-        if self.turning is not None:
-            found = tuple(self.turning.shape)
-            assert found == (*F, 9), f"turning is {found}; expected [F, 9], theta is {tuple(self.theta.shape)}"
 
     def __len__(self) -> int:
         return self.theta.shape[0]

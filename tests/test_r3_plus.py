@@ -1,7 +1,6 @@
 """avatar=r3_plus: what goes beyond the paper, through the command line."""
 
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -46,39 +45,3 @@ def test_trains_on_few_frames_and_on_one_view_a_frame(workplace, only_tiny_captu
     assert [point["images"] for point in metrics["train"]["curve"]] == [8]
     for split in ("novel_view", "novel_pose"):
         assert 5 < metrics[split]["paper"]["psnr"] < 60
-
-
-def test_cloth_swings(workplace, only_tiny_capture):
-    """avatar.swing=true: trained, animated and posed from Python."""
-    from r3avatar import Avatar
-
-    steps = ["budget.images=16", "batch.views=2", "validation.frames=1", "media=false", "logger=none", "name=swinging"]
-    small = ["codebook=small", "avatar.decoder_width=64", "skinning.width=32", "avatar.initial_frames=3"]
-    density = ["density.start=4", "density.every=4", "density.grad_threshold=1e-6", "density.max_gaussians=14000"]
-    workplace("train", "experiment=demo", *only_tiny_capture, *steps, *small, *density, "avatar.swing=true")
-    folder = workplace.folder / "outputs" / "swinging"
-    state = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert state["avatar.swing.response"].abs().min() > 1e-5
-    hung = state["avatar.gaussians.cloth"][:, 1] > 0
-    assert hung.sum() > 100
-    assert 5 < json.loads((folder / "metrics.json").read_text())["novel_pose"]["paper"]["psnr"] < 60
-    workplace("animate", "run=outputs/swinging", "motion=builtin:walk", "end=0.2", "camera=follow")
-
-    avatar = Avatar.load(folder, device="cpu")
-    poses = avatar.recording.poses
-    seen = poses.turning[:8]  # recorded: 0 .. 7
-    torch.testing.assert_close(avatar.model.swing.mean, seen.mean(0))
-    torch.testing.assert_close(avatar.model.swing.std, seen.std(0, correction=0) + 1e-3)
-    theta, transl = avatar.recorded()  # frames 0 .. 7, all of them
-    posed = avatar.pose(theta, transl, time=3.0)
-    attributes = avatar.model.record(torch.tensor([3.0]))
-    with torch.no_grad():
-        expected = avatar.model.reconstruct(attributes, poses[5:6]).means[0]
-        unknown = avatar.model.reconstruct(attributes, replace(poses[5:6], turning=None)).means[0]
-    # Elsewhere the recorded face has an expression.
-    torch.testing.assert_close(posed.means[5][hung], expected[hung], atol=1e-4, rtol=0)
-    alone = avatar.pose(theta[5], transl[5], time=3.0).means[0]
-    torch.testing.assert_close(alone[hung], unknown[hung], atol=1e-4, rtol=0)
-    known = avatar.pose(theta[5], transl[5], time=3.0, history=theta[3:5]).means[0]
-    assert (known - alone).abs().max() > 1e-3, "history tells how it turns"
-    assert torch.equal(known[~hung], alone[~hung])

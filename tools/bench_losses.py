@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import time
 
+import numba
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -129,6 +130,7 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     a = parser.parse_args()
     torch.set_num_threads(a.threads)
+    numba.set_num_threads(a.threads)
     rgb, alpha, batch = scene(a.images, a.height, a.width, a.filled, a.device)
     print(f"{a.images} image(s) {a.height}x{a.width}, {a.device}, {a.threads} thread(s), torch {torch.__version__}")
     print(f"{'milliseconds (median)':34} {'forward':>9} {'+ backward':>11}")
@@ -148,7 +150,7 @@ def main() -> None:
     print("{:34} {:9.2f} {:11.2f}".format("SSIM map", *timed(lambda x: ssim_map(x[0], truth), image, a.repeats)))
 
     alpha.requires_grad_()
-    for backend in ("torch", "triton") if image.is_cuda and installed() else ("torch",):
+    for backend in ("torch", *(("triton",) if installed() else ())) if image.is_cuda else ("torch", "numba"):
         loss = AvatarLoss(perceptual=0, backend=backend)
 
         def total(x: Tensor, loss: AvatarLoss = loss) -> Tensor:

@@ -11,14 +11,12 @@ from torch import Tensor, nn
 from r3avatar.avatar.attribute_table import tabulate
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.cloth_bone import bone_logits
-from r3avatar.avatar.cloth_motion import ClothMotion
 from r3avatar.avatar.codebook import TemporalCodebook
 from r3avatar.avatar.colour_residual import ColourResidual, add_colour
 from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.shading import Shading
 from r3avatar.avatar.skinning import Skinning
-from r3avatar.avatar.swing import Swing
 from r3avatar.cuda_graphs import tensors_of
 from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
 from r3avatar.retrieval.retrieved import Mixture, Retrieved
@@ -49,20 +47,16 @@ class Avatar(nn.Module):
         pose_refinement: PoseRefinement | None = None,
         blend_weights_published: bool = False,
         colour_residual: ColourResidual | None = None,
-        cloth_motion: ClothMotion | None = None,
         shading: Shading | None = None,
-        swing: Swing | None = None,
     ):
         """blend_weights_published: mix the parts with weights looked up at the right arm's offsets (a published defect)
         instead of each part's own. colour_residual: lets colours change with time; None: they are static.
-        cloth_motion: moves loose cloth as a whole; of Gaussians that know their share (`CanonicalGaussians.cloth`).
-        shading: the light on Gaussians that have normals; None: colours are the same however they are turned.
-        swing: moves what hangs on the pelvis (`CanonicalGaussians.cloth`) as that has just been turning."""
+        shading: the light on Gaussians that have normals; None: colours are the same however they are turned."""
         super().__init__()
         self.gaussians, self.codebook, self.decoder = gaussians, codebook, decoder
         self.skinning, self.pose_refinement = skinning, pose_refinement
         self.blend_weights_published, self.colour_residual = blend_weights_published, colour_residual
-        self.cloth_motion, self.shading, self.swing = cloth_motion, shading, swing
+        self.shading = shading
 
     @property
     def kind(self) -> str:
@@ -89,7 +83,7 @@ class Avatar(nn.Module):
         logits, cloth = self.skinning.logits(self.gaussians.positions), self.gaussians.cloth
         if cloth is None:
             return logits
-        hung = bone_logits(cloth[:, 1], self.skinning.body.num_joints)
+        hung = bone_logits(cloth, self.skinning.body.num_joints)
         return hung if logits is None else logits + hung
 
     def record(self, times: Tensor) -> Attributes:
@@ -98,9 +92,6 @@ class Avatar(nn.Module):
         attributes = self.gaussians.add_residual(self.decoder(features))
         if self.colour_residual is not None:
             attributes.colour = self.colour_residual(features)
-        if self.cloth_motion is not None:
-            taus, share = self.codebook.normalise_times(times), self.gaussians.cloth[:, 0]
-            attributes.offset = attributes.offset + self.cloth_motion(self.gaussians.positions, share, taus)
         return attributes
 
     def retrieve(self, retrieved: Retrieved | Mixture) -> Attributes:
@@ -161,14 +152,11 @@ class Avatar(nn.Module):
 
     def reconstruct(self, attributes: Attributes, pose: BodyPose, constants: Constants | None = None) -> Gaussians:
         """Skin the Gaussians with the given attributes to the F frames of `pose`."""
-        positions, cloth = self.gaussians.positions, self.gaussians.cloth
-        canonical = positions + attributes.offset  # [F, N, 3]
+        canonical = self.gaussians.positions + attributes.offset  # [F, N, 3]
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
         frame = self.skinning.pose(pose, corrections)
         logits = self.skinning_logits(constants)
-        vertex = self.skinning.vertex(positions, canonical)
-        if self.swing is not None and pose.turning is not None:
-            canonical = canonical + self.swing(positions, cloth[:, 1], pose.turning)
+        vertex = self.skinning.vertex(self.gaussians.positions, canonical)
         normals = None if self.shading is None else self.gaussians.normals
         means, covariances, *turned = self.skinning.deform(
             canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import torch
-from torch import Tensor
 
 from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
-from r3avatar.avatar.cloth_bone import PELVIS
-from r3avatar.avatar.cloth_motion import ClothMotion
 from r3avatar.avatar.codebook import TemporalCodebook, box_around
 from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder
@@ -19,7 +16,6 @@ from r3avatar.avatar.neighbour_distance import initial_distances
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.shading import Shading, first_normals
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
-from r3avatar.avatar.swing import Swing
 from r3avatar.body import BodyModel
 from r3avatar.types import Batch
 
@@ -48,10 +44,7 @@ def build_avatar(
     images: Callable[[int], Iterable[Batch]] | None = None,
     static_residual: bool = False,
     cloth_bone: bool = False,
-    cloth_motion: int = 0,
     shading: bool = False,
-    swing: bool = False,
-    recorded_turning: Tensor | None = None,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose, or see `initial_gaussians_of`.
 
@@ -66,22 +59,17 @@ def build_avatar(
     colour_residual: colours change with time (`ColourResidual`); ValueError with a codebook that has no time.
     static_residual: every Gaussian has an opacity, scale and rotation of its own (`CanonicalGaussians`).
     initial_*, images: see `initial_gaussians_of`.
-    cloth_bone: what begins off the body (initial_points='hull') hangs on the pelvis where that explains the masks.
-    cloth_motion: degree of the polynomials that move it as a whole (`ClothMotion`); 0: none.
-    swing: what hangs on the pelvis swings as that has just been turning (`Swing`); ValueError without cloth_bone.
-    recorded_turning: [F, 9] that of the recorded frames; None: a checkpoint is loaded, which knows.
-    ValueError for any of the three with images and initial_points other than 'hull'.
+    cloth_bone: what begins off the body (initial_points='hull') hangs on the pelvis where that explains the masks;
+    ValueError with images and initial_points other than 'hull'.
     shading: colours are multiplied by the studio's light on a Gaussian's normal, which turns with the body (`Shading`).
     """
     joints = body.num_joints
     offsets = None if skinning is None else skinning(joints=joints, backend=backend, matmul=matmul)
     deformation = Skinning(body, offsets, backend)
     vertices = deformation.big_vertices
-    if (cloth_bone or cloth_motion or swing) and images is not None and initial_points != "hull":
-        raise ValueError("cloth_bone, cloth_motion, swing are of Gaussians on cloth: avatar.initial_points=hull")
-    if swing and not cloth_bone:
-        raise ValueError("swing is of cloth that hangs on the pelvis: avatar.cloth_bone=true")
-    points, sh_dc, cloth = initial_gaussians_of(
+    if cloth_bone and images is not None and initial_points != "hull":
+        raise ValueError("cloth_bone is of Gaussians on cloth: avatar.initial_points=hull")
+    points, sh_dc, off_body, cloth = initial_gaussians_of(
         body, vertices, initial_gaussians, initial_points, initial_hull_gaussians, initial_colours, initial_frames,
         initial_seed, images, cloth_bone,
     )  # fmt: skip
@@ -92,19 +80,12 @@ def build_avatar(
     planes = codebook(aabb=box_around(torch.cat([vertices, points]), box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
-    normals = first_normals(vertices, body.faces, points, cloth[:, 0] > 0) if shading else None
-    kept = cloth if cloth_bone or cloth_motion else None
-    gaussians = CanonicalGaussians(points, sh_degree, static_residual, kept, normals)
+    normals = first_normals(vertices, body.faces, points, off_body) if shading else None
+    gaussians = CanonicalGaussians(points, sh_degree, static_residual, cloth if cloth_bone else None, normals)
     if sh_dc is not None:
         gaussians.sh_dc.data.copy_(sh_dc[:, None])
     if colour_residual and not planes.temporal:
         raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
     residual = ColourResidual(planes.features) if colour_residual else None
-    motion = ClothMotion(cloth_motion, planes.time_texels, points[cloth[:, 0] > 0]) if cloth_motion else None
     light = Shading(backend) if shading else None
-    hung, pelvis = points[cloth[:, 1] > 0], body.joint_template[PELVIS]
-    swings = Swing(hung, pelvis, recorded_turning) if swing else None
-    return Avatar(
-        gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, motion, light,
-        swings,
-    )  # fmt: skip
+    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, light)

@@ -29,8 +29,8 @@ class CanonicalGaussians(nn.Module):
     ):
         """points [N, 3] metres; sh_degree: highest degree; the active one starts at 0. Colours start at mid-grey.
         static_residual: opacity, scale and rotation of a Gaussian's own, which start as no change at all.
-        cloth: [N, 2], not learned but handed on by density control: how much of the cloth's motion (`ClothMotion`) a
-        Gaussian takes, and how firmly it hangs on the pelvis (`bone_logits`); None: an avatar without either.
+        cloth: [N], not learned but handed on by density control: how firmly a Gaussian hangs on the pelvis, 0 to 1
+        (`bone_logits`); None: an avatar of which nothing does.
         normals: [N, 3] of the big pose, on which the light falls (`Shading`); learned; None: an avatar without."""
         super().__init__()
         N = points.shape[0]

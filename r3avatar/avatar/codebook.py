@@ -55,7 +55,6 @@ class TemporalCodebook(nn.Module):
         if general:
             self._length *= (time_resolution + 1) / (time_resolution - 1)
             time_resolution += 2
-        self.time_texels = time_resolution  # with the general moment's
         self.general_time = self._length if general else None  # frames
         self.scales = len(spatial_resolutions)
         layout, offset = [], 0

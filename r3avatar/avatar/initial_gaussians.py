@@ -32,9 +32,9 @@ def initial_gaussians_of(
     seed: int = 0,
     images: Callable[[int], Iterable[Batch]] | None = None,
     cloth_bone: bool = False,
-) -> tuple[Tensor, Tensor | None, Tensor]:
-    """First points [N, 3] of the big pose, their constant harmonics [N, 3] (None: mid-grey), and [N, 2] what makes them
-    cloth: 1 off the body, and 1 where they hang on the pelvis (`CanonicalGaussians`).
+) -> tuple[Tensor, Tensor | None, Tensor, Tensor]:
+    """First points [N, 3] of the big pose, their constant harmonics [N, 3] (None: mid-grey), whether they are off the
+    body [N] bool, and 1 where they hang on the pelvis, else 0 [N] (`CanonicalGaussians.cloth`).
 
     vertices: [V, 3] the body in the big pose.
     count: None: its vertices, as published; else so many points spread evenly over its surface (`surface_points`, by
@@ -56,19 +56,20 @@ def initial_gaussians_of(
         if count < 4:  # neighbours give the first sizes
             raise ValueError(f"initial_gaussians = {count}; expected at least 4, or null: the body's vertices")
         first = surface_points(vertices, body.faces, count, seed)
+    off_body, cloth = torch.zeros(len(first), dtype=torch.bool), torch.zeros(len(first))
     if points == "body" and colours == "grey":
-        return first, None, torch.zeros(len(first), 2)
+        return first, None, off_body, cloth
     if images is None:
         raise ValueError(f"initial_points={points} and initial_colours={colours} need the training images")
     shown = images(frames)
-    cloth = torch.zeros(len(first), 2)
     if points == "hull":
         found, pelvis = off_body_points(body, shown, first, hull_limit, cloth_bone)
         hung = f", {int(pelvis.sum())} of them hung on the pelvis" if cloth_bone else ""
         log.info("%d Gaussians begin on the body and %d off it%s", len(first), len(found), hung)
         first = torch.cat([first, found])
-        cloth = torch.cat([cloth, torch.stack([torch.ones(len(found)), pelvis.float()], 1)])
+        off_body = torch.cat([off_body, torch.ones(len(found), dtype=torch.bool)])
+        cloth = torch.cat([cloth, pelvis.float()])
     if colours == "grey":
-        return first, None, cloth
-    logits = bone_logits(cloth[:, 1], body.num_joints) if cloth_bone else None
-    return first, rgb_to_sh(initial_colours(body, first, shown, logits)), cloth
+        return first, None, off_body, cloth
+    logits = bone_logits(cloth, body.num_joints) if cloth_bone else None
+    return first, rgb_to_sh(initial_colours(body, first, shown, logits)), off_body, cloth

@@ -17,7 +17,7 @@ def resample(avatar: Avatar, count: int, shrink: bool = True, seed: int = 0) -> 
     vertices = avatar.skinning.big_vertices.cpu()
     points = surface_points(vertices, avatar.skinning.body.faces.cpu(), count, seed)
     before = avatar.gaussians
-    cloth = None if before.cloth is None else before.cloth.new_zeros(count, 2)  # none of them
+    cloth = None if before.cloth is None else before.cloth.new_zeros(count)  # none of them
     normals = None
     if avatar.shading is not None:
         on_body = torch.zeros(count, dtype=torch.bool)

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 
 from r3avatar.captures.mend import Mend
-from r3avatar.turning import with_turning
 from r3avatar.types import BodyPose, Cameras
 
 SPLIT_NAMES = ("train", "novel_view", "novel_pose")
@@ -110,7 +109,7 @@ class Capture(ABC):
       frame_ids    the capture's own frame numbers, ascending
       camera_ids   the capture's own camera names
       cameras      one `Cameras` (K [3, 3], w2c [4, 4]) a camera: full frame, undistorted, scaled
-      poses        BodyPose [F], float32, row i belongs to frame_ids[i]; with its `turning` (`with_turning`)
+      poses        BodyPose [F], float32, row i belongs to frame_ids[i]
       recorded     (first frame id, length T in frames) of the recorded time axis
       splits       name (train, novel_view, novel_pose) to Split
       box_margin   metres added around the posed body for the bound mask
@@ -166,13 +165,11 @@ class Capture(ABC):
             )
 
     def mend_fits(self) -> None:
-        """Apply `mend` to `frame_ids` and `poses`, and find the poses' `turning`; readers call it once both are as the
-        files have them.
+        """Apply `mend` to `frame_ids` and `poses`; readers call it once both are as the files have them.
 
         Frames that have no pose any more are left out of the splits, which is logged. ValueError if none remain.
         """
-        self.frame_ids, poses, lost = self.mend.fits(self.frame_ids, self.poses)
-        self.poses = with_turning(poses, self.frame_ids)
+        self.frame_ids, self.poses, lost = self.mend.fits(self.frame_ids, self.poses)
         for name, split in self.splits.items():
             kept = [frame for frame in split.frames if frame not in lost]
             if len(kept) < len(split.frames):

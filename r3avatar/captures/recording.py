@@ -11,7 +11,6 @@ import torch
 
 from r3avatar.captures.capture import Capture, CaptureError, Split
 from r3avatar.captures.checked import check_keys, numbers, read_npz
-from r3avatar.turning import with_turning
 from r3avatar.types import BodyPose, Cameras
 
 FORMAT = 1
@@ -49,8 +48,7 @@ class Recording(Capture):
             Cameras(K, w2c, int(width), int(height))
             for K, w2c, (width, height) in zip(values["K"], values["w2c"], arrays["size"].tolist())
         ]
-        poses = BodyPose(*(values[name] for name in ("theta", "betas", "expression", "R", "Th")))
-        self.poses = with_turning(poses, self.frame_ids)
+        self.poses = BodyPose(*(values[name] for name in ("theta", "betas", "expression", "R", "Th")))
         self.check_splits()
 
     def read(self, camera_index: int, frame_index: int) -> tuple[np.ndarray, np.ndarray]:

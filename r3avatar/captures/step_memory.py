@@ -49,8 +49,6 @@ class StepTables:
             "frame": ids, "time": (ids - capture.recorded[0]).float(),
             "theta": pose.theta, "betas": pose.betas, "expression": pose.expression, "R": pose.R, "Th": pose.Th,
         }  # fmt: skip
-        if pose.turning is not None:
-            per_frame["turning"] = pose.turning
         F, C = bounds.shape[:2]
         K, rect = np.empty((F, C, 3, 3), np.float32), np.zeros((F, C, 4), np.int64)
         for f in range(F):
@@ -105,9 +103,7 @@ class StepMemory:
         self.batch = Batch(
             frame=parts["frame"],
             time=parts["time"],
-            pose=BodyPose(
-                *(parts[name] for name in ("theta", "betas", "expression", "R", "Th")), turning=parts.get("turning")
-            ),
+            pose=BodyPose(*(parts[name] for name in ("theta", "betas", "expression", "R", "Th"))),
             cameras=Cameras(parts["K"], parts["w2c"], W, H),
             rgb=parts["rgb"],
             mask=parts["mask"],

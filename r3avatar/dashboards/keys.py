@@ -64,7 +64,7 @@ def _keys() -> tuple[Key, ...]:
     add("train/psnr", "scalar", "step", "PSNR of the latest step's images in their crops, dB")
     absent = {name: f"a `{name}` other than none" for name in ("skinning", "pose_refinement")}
     absent |= {name: "`avatar.static_residual=true`" for name in RESIDUAL}
-    absent |= {"cloth": "`avatar.cloth_motion > 0`", "shading": "`avatar.shading=true`", "swing": "`avatar.swing=true`"}
+    absent["shading"] = "`avatar.shading=true`"
     for group in GROUPS:
         add(f"train/lr_{group}", "scalar", "step", f"learning rate of the group `{group}`", absent.get(group, ""))
 

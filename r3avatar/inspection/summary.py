@@ -46,8 +46,6 @@ def pose_holes(capture: Capture) -> list[Hole]:
         if frame not in present
     ]
     for field in fields(capture.poses):
-        if field.name == "turning":  # follows from the others
-            continue
         value = getattr(capture.poses, field.name)
         for row in torch.nonzero(~torch.isfinite(value).flatten(1).all(1)).flatten().tolist():
             holes.append(Hole(None, capture.frame_ids[row], f"the pose's {field.name} is not finite"))

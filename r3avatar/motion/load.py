@@ -19,7 +19,6 @@ from r3avatar.motion.place import facing, in_convention, in_place, settle, snapp
 from r3avatar.motion.poses import read_pose_file
 from r3avatar.motion.resample import resample
 from r3avatar.motion.retarget import retarget
-from r3avatar.turning import with_turning
 from r3avatar.types import BodyPose
 
 ACCEPTED = (
@@ -53,7 +52,7 @@ def load_motion(
     Args:
         body, like: the avatar's body, and the capture's poses [F]; shape and expression are those of its first frame.
         fps: frames a second to resample to, the capture's; None keeps the motion's own. Retrieval compares changes of
-            pose from frame to frame, so that another rate finds other times; `BodyPose.turning` is per frame too.
+            pose from frame to frame, so that another rate finds other times.
         motion_fps: the motion's rate where its file states none; refused where it states another.
         skeleton: the .asf of an .amc; None looks for it beside the clip.
         up: 'auto' (AMASS: z; SMPL-X: y; BVH and ASF: as in their rest pose), 'y', 'z' or '-y' (camera coordinates).
@@ -108,4 +107,4 @@ def load_motion(
         motion = facing(motion, np.asarray(face, dtype=np.float64), upwards, body, like)
     if root == "in_place":
         motion = in_place(motion, upwards)
-    return replace(motion, pose=with_turning(in_convention(motion.pose, like, body)))
+    return replace(motion, pose=in_convention(motion.pose, like, body))

@@ -64,8 +64,9 @@ class AvatarLoss(nn.Module):
             white_background: the truth is put on white; the render must be over white as well.
             alpha_over_background_published: the published defect: alpha is rendered over the background like a colour,
                 which is 1 everywhere on white and voids the mask loss (on black it changes nothing).
-            backend: 'triton' fuses every term but LPIPS (float32 renders), 'torch' is its readable twin, 'auto' takes
-                Triton on CUDA. The published defect, where it changes anything, is torch's alone.
+            backend: 'triton' fuses every term but LPIPS (float32 renders), 'numba' does so on the CPU, 'torch' is
+                their readable twin, 'auto' takes Triton on CUDA and numba on the CPU. The published defect, where it
+                changes anything, is torch's alone.
         """
         super().__init__()
         self.weights = {"l1": l1, "mask": mask, "ssim": ssim, "perceptual": perceptual}
@@ -79,8 +80,8 @@ class AvatarLoss(nn.Module):
         self.perceptual_rescale = perceptual_rescale
         self.white_background = white_background
         self.alpha_over_background_published = alpha_over_background_published
-        if backend not in BACKENDS:
-            raise ValueError(f"backend '{backend}' is none of {', '.join(BACKENDS)}")
+        if backend not in (*BACKENDS, "numba"):
+            raise ValueError(f"backend '{backend}' is none of {', '.join((*BACKENDS, 'numba'))}")
         self.backend = backend
         # Outside the module tree: its weights are no part of an avatar's checkpoint. `_apply` moves it along.
         self._networks = [Perceptual(perceptual_weights)] if perceptual > 0 else []
@@ -110,9 +111,11 @@ class AvatarLoss(nn.Module):
         image, alpha = render.rgb.flatten(0, 1), render.alpha.flatten(0, 1)  # [B, H, W, 3], [B, H, W]
         truth, mask, rect = batch.rgb.flatten(0, 1), batch.mask.flatten(0, 1), batch.rect.flatten(0, 1)
         defect = self.white_background and self.alpha_over_background_published
-        triton = use_triton(self.backend, image.device) and not defect
         squared = self._squared(batch, codebook)
-        terms = (self._triton_terms if triton else self._torch_terms)(image, alpha, truth, mask, rect, squared)
+        if defect or not self._fused(image.device):
+            terms = self._torch_terms(image, alpha, truth, mask, rect, squared)
+        else:
+            terms = self._fused_terms(image, alpha, truth, mask, rect, squared)
         total = terms.pop("total")
         for network in self._networks:
             inside = rectangle_mask(rect, *image.shape[1:3]).to(image)[..., None]  # [B, H, W, 1]
@@ -136,10 +139,19 @@ class AvatarLoss(nn.Module):
         general = (batch.time == codebook.general_time).to(torch.float32) * self.general_squared
         return general.repeat_interleave(batch.rgb.shape[1])
 
-    def _triton_terms(
+    def _fused(self, device: torch.device) -> bool:
+        """Whether kernels compute the terms: Triton's, or numba's on the CPU."""
+        if self.backend == "numba" or (self.backend == "auto" and device.type == "cpu"):
+            return True
+        return use_triton(self.backend, device)
+
+    def _fused_terms(
         self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor, squared: Tensor | None = None
     ) -> dict[str, Tensor]:
-        from r3avatar.training.triton_loss import photometric_terms
+        if self.backend != "triton" and image.device.type == "cpu":
+            from r3avatar.training.numba_loss import photometric_terms
+        else:
+            from r3avatar.training.triton_loss import photometric_terms
 
         weights = [self.weights[name] for name in PHOTOMETRIC]
         if not any(weights):

@@ -11,7 +11,7 @@ from r3avatar.training.schedules import log_linear
 
 RESIDUAL = ("opacity", "scale", "rotation")  # of `CanonicalGaussians`, with avatar.static_residual=true
 PARTS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement")
-GROUPS = (*PARTS, *RESIDUAL, "cloth", "shading", "swing")
+GROUPS = (*PARTS, *RESIDUAL, "shading")
 BATCH_RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 """Exponents of a step's number of images."""
 
@@ -29,9 +29,7 @@ def make_optimizer(
     opacity: float = 5e-2,
     scale: float = 5e-3,
     rotation: float = 1e-3,
-    cloth: float = 1e-4,
     shading: float = 2e-2,
-    swing: float = 5e-3,
     eps: float = 1e-15,
 ) -> FusedAdam:
     """Adam whose groups carry `name` and `initial_lr`; absent parts (ablations) have no group.
@@ -55,9 +53,7 @@ def make_optimizer(
         "opacity": ([g.opacity_residual] if g.static_residual else [], opacity),
         "scale": ([g.scale_residual] if g.static_residual else [], scale),
         "rotation": ([g.rotation_residual] if g.static_residual else [], rotation),
-        "cloth": ([] if avatar.cloth_motion is None else [avatar.cloth_motion.coefficients], cloth),
         "shading": ([] if avatar.shading is None else [g.normals, avatar.shading.light], shading),
-        "swing": ([] if avatar.swing is None else [avatar.swing.response], swing),
     }
     groups = [
         {"params": values, "lr": rate, "initial_lr": rate, "name": name}

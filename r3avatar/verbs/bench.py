@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import datetime
 import logging
 from pathlib import Path
@@ -45,7 +46,7 @@ class Bench:
         self.config = config
         self.capture: Capture = instantiate(config.capture)
         self.body: BodyModel = instantiate(config.body)
-        module = self.module()
+        self._untrained = module = self._build()  # looking at the training images takes seconds
         self.device = torch.device("cpu")
         if config.trainer.accelerator != "cpu":
             self.device = choose_device("auto", module.rasterizer)
@@ -53,6 +54,10 @@ class Bench:
 
     def module(self) -> AvatarModule:
         """An untrained module with the asked number of Gaussians, as far into its schedules as `seen` says."""
+        pl.seed_everything(self.config.seed, workers=True, verbose=False)
+        return copy.deepcopy(self._untrained)
+
+    def _build(self) -> AvatarModule:
         pl.seed_everything(self.config.seed, workers=True, verbose=False)
         module = build_module(self.config, self.capture, self.body, self.data())
         if self.config.gaussians is not None:

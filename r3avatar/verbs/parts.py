@@ -51,14 +51,11 @@ def build_avatar(
     None: a checkpoint is loaded into it, which has its own Gaussians and box.
     """
     first = _AS_LOADED if images is None else {"initial_seed": config.seed, "images": images}
-    turning, (start, length) = capture.poses.turning, capture.recorded
-    rows = [row for row, frame in enumerate(capture.frame_ids) if start <= frame < start + length]
     return instantiate(
         config.avatar,
         **first,
         body=body,
-        recorded_length=length,
-        recorded_turning=None if turning is None else turning[rows],
+        recorded_length=capture.recorded[1],
         codebook=build(config.codebook),
         skinning=build(config.skinning),
         pose_refinement=build(config.pose_refinement),

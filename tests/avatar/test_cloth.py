@@ -1,4 +1,4 @@
-"""Loose cloth: what hangs on the pelvis, and how it moves as a whole."""
+"""Loose cloth: what hangs on the pelvis."""
 
 import functools
 
@@ -8,7 +8,6 @@ import torch
 from r3avatar.avatar import TemporalCodebook, build_avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.cloth_bone import PELVIS, ShownFrame, bone_logits, hangs_on_pelvis, to_big_pose
-from r3avatar.avatar.cloth_motion import ClothMotion
 from r3avatar.avatar.skinning import Skinning
 from r3avatar.benchmarks.points import resample
 from r3avatar.body import load_body
@@ -74,41 +73,6 @@ def test_the_pelvis_alone_carries_what_hangs_on_it():
     torch.testing.assert_close(weights[0], body.weights[vertex[0]], atol=1e-6, rtol=0)
 
 
-def test_motion_is_any_polynomial_of_the_place_and_linear_in_time():
-    points = torch.rand(50, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    motion = ClothMotion(2, 5, points).double()
-    assert not motion(points, torch.ones(50), torch.tensor([-1.0, 0.3])).any()  # it begins at rest
-    x = (points - motion.middle) / motion.reach
-    with torch.no_grad():
-        motion.coefficients[1, 1, 2] = 3.0  # z by x
-        motion.coefficients[2, 5, 0] = 2.0  # x by x y
-    share = torch.linspace(0, 1, 50, dtype=torch.float64)
-    quarter, between = motion(points, share, torch.tensor([-0.5, -0.25], dtype=torch.float64))
-    torch.testing.assert_close(quarter, torch.stack([0 * share, 0 * share, 3 * share * x[:, 0]], 1))
-    expected = torch.stack([share * x[:, 0] * x[:, 1], 0 * share, 1.5 * share * x[:, 0]], 1)
-    torch.testing.assert_close(between, expected)
-    ends = motion(points, share, torch.tensor([-3.0, 1.0, 7.0], dtype=torch.float64))
-    assert torch.equal(ends[1], ends[2]) and not ends[0].any()
-    assert [ClothMotion(d, 5, points).coefficients.shape[1] for d in (1, 2, 3)] == [4, 10, 20]
-    for degree in (0, 4):
-        with pytest.raises(ValueError, match="degree"):
-            ClothMotion(degree, 5, points)
-
-
-@pytest.mark.parametrize("degree", [1, 3])
-def test_gradcheck(degree):
-    random = torch.Generator().manual_seed(2)
-    points = torch.rand(4, 3, generator=random, dtype=torch.float64, requires_grad=True)
-    motion = ClothMotion(degree, 3, points.detach()).double()
-    coefficients = torch.rand(motion.coefficients.shape, generator=random, dtype=torch.float64, requires_grad=True)
-    share, taus = torch.rand(4, generator=random, dtype=torch.float64), torch.tensor([-0.4, 0.6], dtype=torch.float64)
-
-    def function(points, coefficients):
-        return torch.func.functional_call(motion, {"coefficients": coefficients}, (points, share, taus))
-
-    assert torch.autograd.gradcheck(function, (points, coefficients))
-
-
 def _avatar(**options):
     torch.manual_seed(0)
     avatar = build_avatar(load_body("demo"), 10, codebook=functools.partial(CODEBOOK, general=True), **options)
@@ -117,44 +81,32 @@ def _avatar(**options):
     return avatar
 
 
-def test_only_cloth_moves_and_hangs_and_the_general_moment_by_itself():
-    plain, avatar = _avatar(), _avatar(cloth_bone=True, cloth_motion=1)
-    times = torch.tensor([0.0, 10.0, avatar.codebook.general_time])
-    with torch.no_grad():
-        avatar.cloth_motion.coefficients[-1, 0] = torch.tensor([1.0, 2.0, 3.0])
-    moved = avatar.record(times).offset - plain.record(times).offset
-    assert not moved[:2].any() and not moved[2, 5:].any()
-    torch.testing.assert_close(moved[2, :5], torch.tensor([1.0, 2.0, 3.0]).expand(5, 3))
+def test_only_cloth_hangs_on_the_pelvis():
+    plain, avatar = _avatar(), _avatar(cloth_bone=True)
     hung = avatar.skinning_logits() - plain.skinning_logits()
     assert hung[:5, PELVIS].min() > 30 and not hung[5:].any() and not hung[:, PELVIS + 1 :].any()
     assert torch.equal(avatar.constants().logits, avatar.skinning_logits())
 
 
 def test_density_control_hands_cloth_on_and_checkpoints_have_it():
-    avatar = _avatar(cloth_bone=True, cloth_motion=2)
-    optimizer = make_optimizer(avatar, 1.0, cloth=0.25)
-    assert optimizer.param_groups[-1]["name"] == "cloth" and optimizer.param_groups[-1]["lr"] == 0.25
+    avatar = _avatar(cloth_bone=True)
     N, parents = len(avatar.gaussians), torch.tensor([2, 7])
     new = {name: value[parents] for name, value in avatar.gaussians.named_parameters(recurse=False)}
-    apply_edit(optimizer, avatar.gaussians, DensityEdit(torch.arange(N), new, parents, 2, 0, 0, 0))
-    assert avatar.gaussians.cloth[N:].tolist() == [[1, 1], [0, 0]] and not avatar.gaussians.cloth.requires_grad
-    with torch.no_grad():
-        avatar.cloth_motion.coefficients.normal_()
-        avatar.cloth_motion.middle.add_(1)
-    fresh = _avatar(cloth_bone=True, cloth_motion=2)
+    apply_edit(make_optimizer(avatar, 1.0), avatar.gaussians, DensityEdit(torch.arange(N), new, parents, 2, 0, 0, 0))
+    assert avatar.gaussians.cloth[N:].tolist() == [1, 0] and not avatar.gaussians.cloth.requires_grad
+    fresh = _avatar(cloth_bone=True)
     fresh.load_state_dict(avatar.state_dict())
-    times = torch.tensor([3.3])
-    assert torch.equal(fresh.record(times).offset, avatar.record(times).offset)
+    assert torch.equal(fresh.skinning_logits(), avatar.skinning_logits())
     assert CanonicalGaussians(torch.rand(3, 3)).cloth is None
 
 
 def test_a_benchmarks_other_gaussians_are_no_cloth():
-    avatar = _avatar(cloth_bone=True, cloth_motion=1)
+    avatar = _avatar(cloth_bone=True)
     resample(avatar, 40)
-    assert avatar.gaussians.cloth.shape == (40, 2) and not avatar.gaussians.cloth.any()
+    assert avatar.gaussians.cloth.shape == (40,) and not avatar.gaussians.cloth.any()
     assert avatar.record(torch.tensor([0.0])).offset.shape == (1, 40, 3)
 
 
 def test_it_needs_gaussians_off_the_body():
     with pytest.raises(ValueError, match="initial_points=hull"):
-        build_avatar(load_body("demo"), 10, codebook=CODEBOOK, images=lambda frames: [], cloth_motion=2)
+        build_avatar(load_body("demo"), 10, codebook=CODEBOOK, images=lambda frames: [], cloth_bone=True)

@@ -120,8 +120,10 @@ def test_an_avatar_begins_with_them(scene):
 def test_without_switches_nothing_changes_or_is_looked_at():
     body = load_body("demo")
     vertices = Skinning(body).big_vertices
-    points, sh_dc, cloth = initial_gaussians_of(body, vertices, images=lambda frames: pytest.fail("looked at"))
-    assert points is vertices and sh_dc is None and not cloth.any()
+    points, sh_dc, off_body, cloth = initial_gaussians_of(
+        body, vertices, images=lambda frames: pytest.fail("looked at")
+    )
+    assert points is vertices and sh_dc is None and not off_body.any() and not cloth.any()
 
 
 def test_more_gaussians_are_smaller_where_size_follows_neighbours():

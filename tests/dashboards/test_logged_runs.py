@@ -24,16 +24,7 @@ _spec.loader.exec_module(wandb_file)
 STEPS = ["batch.views=2", "density.start=4", "density.every=4", "validation.every_images=8", "validation.frames=2",
          "trainer_log_every=2"]  # fmt: skip
 PLANES = ("plane_tv", "time_smoothness", "time_sparsity")
-WITHOUT = (
-    "lpips",
-    "perceptual",
-    "offset_change",
-    *PLANES,
-    "static_residual",
-    "cloth_motion",
-    "shading",
-    "avatar.swing",
-)  # in the demo
+WITHOUT = ("lpips", "perceptual", "offset_change", *PLANES, "static_residual", "shading")  # in the demo
 ABSENT = {key.name for key in KEYS if any(word in key.needs for word in WITHOUT)}
 LOGGED = {key.name: key for key in KEYS if key.name not in ABSENT}
 

@@ -61,18 +61,3 @@ def test_missing_unreadable_and_unknown_files(tmp_path, body, like):
         load_motion(tmp_path / "m.npz", body=body, like=like, up="x")
     with pytest.raises(MotionError, match="does not apply"):
         load_motion(tmp_path / "m.npz", body=body, like=like, up="z", fps=15)
-
-
-def test_poses_know_how_the_root_has_been_turning_at_the_captures_rate(tmp_path, body, like_of):
-    """Of the motion as it will be shown: resampled, placed, in the convention of the capture."""
-    step = torch.tensor([0.0, 0.06, 0.0])  # radians a frame of 30 a second
-    theta = torch.zeros(31, 55, 3)
-    theta[:, 0] = torch.arange(31.0)[:, None] * step
-    np.savez(tmp_path / "m.npz", theta=theta.numpy(), transl=np.ones((31, 3)), fps=30)
-    turned = [[0.0, 0, 1], [0, 1, 0], [-1, 0, 0]]
-    for R in (None, turned):  # the root's rotation in theta, or in R
-        for options in ({}, {"place": True, "root": "in_place"}, {"face": (3.0, 0, 3.0)}):
-            motion = load_motion(tmp_path / "m.npz", body=body, like=like_of(body, R=R), fps=10, **options)
-            assert len(motion) == 11 and bool(motion.pose.theta[:, 0].any()) == (R is None)
-            torch.testing.assert_close(motion.pose.turning, 3 * step.repeat(11, 3), atol=2e-6, rtol=0)
-    assert not load_motion(tmp_path / "m.npz", body=body, like=like_of(body), end=0).pose.turning.any()

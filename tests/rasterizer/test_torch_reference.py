@@ -18,9 +18,12 @@ def test_gradients(antialiased):
     cameras.K[..., :2, :2] *= 0.12  # the cloud fills the small image
     rasterizer = TorchRasterizer(antialiased=antialiased)
 
+    weights = torch.randn(12, 2 * 9 * 7 * 4, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+
     def images(*tensors):
+        """Random sums over all pixels: each single pixel's gradient takes half a minute."""
         output = rasterizer(Gaussians(*tensors), cameras)
-        return output.rgb, output.alpha
+        return weights @ torch.cat([output.rgb.flatten(), output.alpha.flatten()])
 
     leaves = (scene.means, scene.covariances, scene.opacities, scene.sh)
     assert torch.autograd.gradcheck(images, [x.requires_grad_() for x in leaves])

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.slow
 
 RUN = [
     "avatar.initial_gaussians=9000", "avatar.initial_points=hull", "avatar.initial_colours=images",
-    "avatar.initial_frames=3", "avatar.static_residual=true", "avatar.cloth_bone=true", "avatar.cloth_motion=2",
+    "avatar.initial_frames=3", "avatar.static_residual=true", "avatar.cloth_bone=true",
     "batch.views=2", "budget.images=8", "validation.every_images=8", "validation.frames=1",
     "density.start=2", "density.every=3", "density.grad_threshold=1e-6", "density.max_gaussians=14000",
     "checkpoint.every_images=4", "media=false", "logger=none",
@@ -34,8 +34,7 @@ def test_it_begins_off_the_body_and_is_evaluated(runs, whole):
     assert 5 < metrics["novel_view"]["paper"]["psnr"] < 60
     assert whole["avatar.gaussians.sh_dc"].std() > 0.2
     cloth = whole["avatar.gaussians.cloth"]
-    assert len(cloth) == len(whole["avatar.gaussians.positions"]) and 0 < int((cloth[:, 0] > 0).sum()) < len(cloth)
-    assert whole["avatar.cloth_motion.coefficients"].abs().max() > 1e-4
+    assert len(cloth) == len(whole["avatar.gaussians.positions"]) and 0 < int((cloth > 0).sum()) < len(cloth)
 
 
 def test_resumed_it_ends_with_the_same_bits_and_looks_at_no_images_again(runs, whole):

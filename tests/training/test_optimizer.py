@@ -25,7 +25,7 @@ def test_budget_ends_by_images_or_minutes_whichever_comes_first():
 
 
 def test_groups_cover_every_parameter_once():
-    switches = dict(static_residual=True, cloth_motion=1, shading=True, cloth_bone=True, swing=True)
+    switches = dict(static_residual=True, shading=True, cloth_bone=True)
     avatar = build_avatar(load_body("demo"), 10, codebook=_codebook, **switches)
     optimizer = make_optimizer(avatar, extent=3.0)
     assert [g["name"] for g in optimizer.param_groups] == list(GROUPS)
