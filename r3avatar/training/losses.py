@@ -141,14 +141,16 @@ class AvatarLoss(nn.Module):
 
     def _fused(self, device: torch.device) -> bool:
         """Whether kernels compute the terms: Triton's, or numba's on the CPU."""
-        if self.backend == "numba" or (self.backend == "auto" and device.type == "cpu"):
+        if self.backend == "numba" and device.type != "cpu":
+            raise ValueError(f"loss.backend=numba computes on the CPU, not on {device}; take auto, triton or torch")
+        if device.type == "cpu" and self.backend in ("auto", "numba"):
             return True
         return use_triton(self.backend, device)
 
     def _fused_terms(
         self, image: Tensor, alpha: Tensor, truth: Tensor, mask: Tensor, rect: Tensor, squared: Tensor | None = None
     ) -> dict[str, Tensor]:
-        if self.backend != "triton" and image.device.type == "cpu":
+        if image.device.type == "cpu" and self.backend != "triton":
             from r3avatar.training.numba_loss import photometric_terms
         else:
             from r3avatar.training.triton_loss import photometric_terms

@@ -93,3 +93,5 @@ def test_mistakes_are_named():
         photometric_terms(image, alpha, truth, mask, rect[:, :2], 1.0, 0.1, 0.01, False)
     with pytest.raises(ValueError, match="none of auto, torch, triton, numba"):
         AvatarLoss(perceptual=0, backend="cuda")
+    with pytest.raises(ValueError, match="on the CPU, not on cuda"):
+        AvatarLoss(perceptual=0, backend="numba")._fused(torch.device("cuda"))
