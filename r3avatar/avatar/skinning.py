@@ -105,7 +105,8 @@ class Skinning(nn.Module):
     """
 
     def __init__(self, body: BodyModel, weight_offsets: nn.Module | None = None, backend: str = "auto"):
-        """backend: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'; see `triton_support`."""
+        """backend: 'auto' (Triton on CUDA where it is installed, numba on the CPU), 'torch' or 'triton'; see
+        `triton_support`."""
         super().__init__()
         self.body, self.weight_offsets, self.backend = body, weight_offsets, backend
         with torch.no_grad():
@@ -164,9 +165,7 @@ class Skinning(nn.Module):
         logits: [N, J] from `logits`; vertex: [F, N] from `vertex`, None = the nearest of `points`.
         """
         vertex = self.nearest(points) if vertex is None else vertex
-        weights = self.weights(vertex, logits)
-        to_big = (weights @ self.big_transforms[:, :3].flatten(1)).unflatten(-1, (3, 4))  # [F, N, 3, 4]
-        to_posed = (weights @ frame.transforms[:, :, :3].flatten(2)).unflatten(-1, (3, 4))
+        to_big, to_posed = self._blended(self.weights(vertex, logits), frame)
         from_big = inverse(to_big[..., :3])
         rest = multiply(from_big, (points - to_big[..., 3])[..., None])[..., 0]
         index = vertex[..., None].expand(-1, -1, 3)
@@ -176,11 +175,15 @@ class Skinning(nn.Module):
         R = frame.R[:, None]
         return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
 
+    def _blended(self, weights: Tensor, frame: PosedFrame) -> tuple[Tensor, Tensor]:
+        """Maps from the rest pose to the big pose and to the subject's, blended by weights [F, N, J]: [F, N, 3, 4]."""
+        to_big = weights @ self.big_transforms[:, :3].flatten(1)
+        to_posed = weights @ frame.transforms[:, :, :3].flatten(2)
+        return to_big.unflatten(-1, (3, 4)), to_posed.unflatten(-1, (3, 4))
+
     def unpose(self, points: Tensor, frame: PosedFrame, vertex: Tensor, logits: Tensor | None = None) -> Tensor:
         """World points [F, M, 3] to the big pose: `forward` undone, with the weights at `vertex` [F, M]."""
-        weights = self.weights(vertex, logits)
-        to_big = (weights @ self.big_transforms[:, :3].flatten(1)).unflatten(-1, (3, 4))  # [F, M, 3, 4]
-        to_posed = (weights @ frame.transforms[:, :, :3].flatten(2)).unflatten(-1, (3, 4))
+        to_big, to_posed = self._blended(self.weights(vertex, logits), frame)
         posed = multiply(frame.R.mT[:, None], (points - frame.Th[:, None])[..., None])
         rest = multiply(inverse(to_posed[..., :3]), posed - to_posed[..., 3:])[..., 0]
         rest = rest - frame.vertex_offsets.gather(1, vertex[..., None].expand(-1, -1, 3))
@@ -212,6 +215,13 @@ class Skinning(nn.Module):
                 points, vertex, logits, weights, self.big_transforms,
                 frame.transforms, frame.vertex_offsets, frame.R, frame.Th, scale, rotation, normals,
             )  # fmt: skip
+        if self.backend == "auto" and points.device.type == "cpu":
+            from r3avatar.avatar.numba_skinning import place
+
+            vertex = self.nearest(points) if vertex is None else vertex
+            offsets = frame.vertex_offsets.gather(1, vertex[..., None].expand(-1, -1, 3))
+            maps = self._blended(self.weights(vertex, logits), frame)
+            return place(points, offsets, *maps, frame.R, frame.Th, scale, rotation, normals)
         means, linear = self(points, frame, logits, vertex)
         covariances = covariance_from_scale_rotation(scale, rotation, linear)
         if normals is None:
