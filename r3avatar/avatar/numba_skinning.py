@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_CHUNK = 256  # Gaussians a task
+from r3avatar.rasterizer.numba_simd import next_task
+from r3avatar.rasterizer.numba_threads import CHUNK, chunks, run_tasks
+
 _FAST = {"contract", "reassoc", "arcp", "nsz"}
 
 
@@ -41,7 +43,7 @@ class _Place(torch.autograd.Function):
         means, covariances = points.new_empty(F, N, 3), points.new_empty(F, N, 6)
         turned = points.new_empty(F, N if normals is not None else 0, 3)
         own = points.new_empty(0, 3) if normals is None else normals
-        _forward(*_arrays(*inputs, own), *_arrays(means, covariances, turned))
+        run_tasks(_forward, chunks(N), *_arrays(*inputs, own), *_arrays(means, covariances, turned))
         ctx.save_for_backward(*inputs, own)
         ctx.mark_non_differentiable(*([turned] if normals is None else []))
         return means, covariances, turned
@@ -52,7 +54,8 @@ class _Place(torch.autograd.Function):
         *inputs, normals = ctx.saved_tensors
         learned = *inputs[:4], *inputs[6:], normals
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in learned]
-        _backward(*_arrays(*inputs, normals), *_arrays(d_means, d_covariances, d_turned), *_arrays(*grads))
+        given = *inputs, normals, d_means, d_covariances, d_turned
+        run_tasks(_backward, chunks(d_means.shape[1]), *_arrays(*given), *_arrays(*grads))
         *others, d_scale, d_rotation, d_normals = grads
         return *others, None, None, d_scale, d_rotation, d_normals if ctx.needs_input_grad[8] else None
 
@@ -127,16 +130,18 @@ def _go(p, d, big, posed, R, undone, turned, linear, rest, place):
         )  # fmt: skip
 
 
-@njit(parallel=True, fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=_FAST, cache=True, nogil=True)
 def _forward(
-    points, offsets, to_big, to_posed, R, Th, scale, rotation, normals, means, covariances, turned_normals
+    counter, tasks, points, offsets, to_big, to_posed, R, Th, scale, rotation, normals,
+    means, covariances, turned_normals,
 ):  # fmt: skip
     F, N = points.shape[:2]
-    for task in prange((N + _CHUNK - 1) // _CHUNK):
+    task = next_task(counter)
+    while task < tasks:
         small = np.empty((5, 3, 3), points.dtype)
         undone, turned, linear, axes, shape = small[0], small[1], small[2], small[3], small[4]
         rest, world = np.empty(3, points.dtype), np.empty(3, points.dtype)
-        for n in range(task * _CHUNK, min(N, (task + 1) * _CHUNK)):
+        for n in range(task * CHUNK, min(N, (task + 1) * CHUNK)):
             for f in range(F):
                 big, posed = to_big[f, n], to_posed[f, n]
                 _go(points[f, n], offsets[f, n], big, posed, R[f], undone, turned, linear, rest, world)
@@ -156,20 +161,23 @@ def _forward(
                         turned_normals[f, n, i] = (
                             linear[i, 0] * normals[n, 0] + linear[i, 1] * normals[n, 1] + linear[i, 2] * normals[n, 2]
                         )
+        task = next_task(counter)
 
 
-@njit(parallel=True, fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=_FAST, cache=True, nogil=True)
 def _backward(
-    points, offsets, to_big, to_posed, R, Th, scale, rotation, normals, d_means, d_covariances, d_turned,
+    counter, tasks, points, offsets, to_big, to_posed, R, Th, scale, rotation, normals,
+    d_means, d_covariances, d_turned,
     d_points, d_offsets, d_big, d_posed, d_scale, d_rotation, d_normals,
 ):  # fmt: skip
     F, N = points.shape[:2]
-    for task in prange((N + _CHUNK - 1) // _CHUNK):
+    task = next_task(counter)
+    while task < tasks:
         small = np.empty((10, 3, 3), points.dtype)
         undone, turned, linear, axes, shape = small[0], small[1], small[2], small[3], small[4]
         d_shape, d_local, d_linear, d_undone, spare = small[5], small[6], small[7], small[8], small[9]
         rest, world, d_rest = np.empty(3, points.dtype), np.empty(3, points.dtype), np.empty(3, points.dtype)
-        for n in range(task * _CHUNK, min(N, (task + 1) * _CHUNK)):
+        for n in range(task * CHUNK, min(N, (task + 1) * CHUNK)):
             if len(normals):
                 d_normals[n] = 0
             for f in range(F):
@@ -233,6 +241,7 @@ def _backward(
                 for i in range(3):
                     for j in range(3):
                         d_big[f, n, i, j] = -_columns(undone, i, spare, j)
+        task = next_task(counter)
 
 
 @njit(fastmath=_FAST, cache=True, nogil=True)

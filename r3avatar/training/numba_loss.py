@@ -2,18 +2,20 @@
 
 SSIM's windows are separable and act on rows of interleaved colours, so that every inner loop walks contiguous memory.
 Pixels outside an image's rectangle are never read for SSIM: they count as the zeros that surround it. Sums are kept for
-each strip of rows and added in one order: results do not depend on the number of threads.
+each strip of rows, a task, and added in one order: results do not depend on the number of threads.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from r3avatar.evaluation.metrics import C1, C2, SIGMA, WINDOW
+from r3avatar.rasterizer.numba_simd import next_task
+from r3avatar.rasterizer.numba_threads import run_tasks
 
 _REACH = WINDOW // 2
 _PAD = 3 * _REACH  # values before a row's first: its zero padding
@@ -54,13 +56,14 @@ class _Photometric(torch.autograd.Function):
         boxes, areas = _clipped(boxes, H, W)
         strips = -(-H // _STRIP)
         sums = np.zeros((B, strips, 4))  # colour error, squared error of alpha, bound pixels, SSIM
-        _compare(x, a, y, bits, square, white, sums)
+        run_tasks(_compare, B * strips, x, a, y, bits, square, white, sums)
         slopes = None
         if weights[2]:
             needed = any(ctx.needs_input_grad[:2])
             slopes = np.empty((3, B, H, 3 * W) if needed else (3, 1, 1, 1), x.dtype)
             taps = _TAPS.astype(x.dtype)
-            _similar(x.reshape(B, H, -1), y.reshape(B, H, -1), bits, boxes, white, taps, needed, sums, slopes)
+            flat = x.reshape(B, H, -1), y.reshape(B, H, -1)
+            run_tasks(_similar, B * strips, *flat, bits, boxes, white, taps, needed, sums, slopes)
         errors, squares, pixels, similarity = sums.sum(1).T
         pixels = np.maximum(pixels, 1)
         means = (errors / (3 * pixels)).mean(), (squares / pixels).mean()
@@ -80,17 +83,13 @@ class _Photometric(torch.autograd.Function):
         l1, silhouette, ssim = (own + total * np.array(weights)) / B
         d_image, d_alpha = np.empty_like(x), np.empty_like(a)
         scale = x.dtype.type
-        _compare_backward(
-            x, a, y, bits, square, white, (l1 / (3 * pixels)).astype(scale), (silhouette / pixels).astype(scale),
-            d_image, d_alpha,
-        )  # fmt: skip
+        slope, alpha_slope = (l1 / (3 * pixels)).astype(scale), (silhouette / pixels).astype(scale)
+        run_tasks(_compare_backward, B * H, x, a, y, bits, square, white, slope, alpha_slope, d_image, d_alpha)
         if slopes is not None and ssim:
             shares = (-ssim / (3 * areas)).astype(scale)
-            flat = (B, H, 3 * W)
-            _similar_backward(
-                x.reshape(flat), y.reshape(flat), bits, boxes, white, _TAPS.astype(scale), shares, slopes,
-                d_image.reshape(flat),
-            )  # fmt: skip
+            x, y, d_flat = (array.reshape(B, H, -1) for array in (x, y, d_image))
+            given = x, y, bits, boxes, white, _TAPS.astype(scale), shares, slopes
+            run_tasks(_similar_backward, B * -(-H // _STRIP), *given, d_flat)
         return torch.from_numpy(d_image), torch.from_numpy(d_alpha), *(None,) * 6
 
 
@@ -112,11 +111,12 @@ def _true(value, bits, white):
     return value / 255 + (1.0 if white and not bits & _PERSON else 0.0)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _compare(image, alpha, truth, mask, squared, white, sums):
-    B, H, W = alpha.shape
+@njit(cache=True, nogil=True)
+def _compare(counter, tasks, image, alpha, truth, mask, squared, white, sums):
+    H, W = alpha.shape[1:]
     strips = sums.shape[1]
-    for task in prange(B * strips):
+    task = next_task(counter)
+    while task < tasks:
         b, strip = task // strips, task % strips
         errors, squares, pixels = 0.0, 0.0, 0.0
         weight = squared[b]
@@ -132,12 +132,14 @@ def _compare(image, alpha, truth, mask, squared, white, sums):
                     error = image[b, i, j, c] - _true(truth[b, i, j, c], bits, white)
                     errors += weight * error * error if weight > 0 else abs(error)
         sums[b, strip, 0], sums[b, strip, 1], sums[b, strip, 2] = errors, squares, pixels
+        task = next_task(counter)
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _compare_backward(image, alpha, truth, mask, squared, white, l1, silhouette, d_image, d_alpha):
-    B, H, W = alpha.shape
-    for task in prange(B * H):
+@njit(cache=True, nogil=True)
+def _compare_backward(counter, tasks, image, alpha, truth, mask, squared, white, l1, silhouette, d_image, d_alpha):
+    H, W = alpha.shape[1:]
+    task = next_task(counter)
+    while task < tasks:
         b, i = task // H, task % H
         weight = 2 * squared[b]
         for j in range(W):
@@ -152,6 +154,7 @@ def _compare_backward(image, alpha, truth, mask, squared, white, l1, silhouette,
                 error = image[b, i, j, c] - _true(truth[b, i, j, c], bits, white)
                 slope = weight * error if weight > 0 else (1.0 if error > 0 else -1.0 if error < 0 else 0.0)
                 d_image[b, i, j, c] = l1[b] * slope
+        task = next_task(counter)
 
 
 @njit(inline="always")
@@ -215,63 +218,64 @@ def _ratio(mx, my, squares, product, dx, ds, dp):
     return total
 
 
-@njit(parallel=True, cache=True, nogil=True)
-def _similar(image, truth, mask, boxes, white, taps, needed, sums, slopes):
+@njit(cache=True, nogil=True)
+def _similar(counter, tasks, image, truth, mask, boxes, white, taps, needed, sums, slopes):
     strips = sums.shape[1]
-    for task in prange(len(image) * strips):
+    task = next_task(counter)
+    while task < tasks:
         b, strip = task // strips, task % strips
         left, top, right, bottom = boxes[b, 0], boxes[b, 1], boxes[b, 2], boxes[b, 3]
         first, last = max(strip * _STRIP, top), min((strip + 1) * _STRIP, bottom)
         n = 3 * (right - left)
-        if first >= last or n == 0:
-            continue
-        rows = np.zeros((4, _STRIP + 2 * _REACH, n), image.dtype)  # blurred along rows: x, y, x^2 + y^2, x y
-        padded = np.zeros((4, n + 2 * _PAD), image.dtype)
-        x, y = padded[0, _PAD : _PAD + n], padded[1, _PAD : _PAD + n]
-        squares, product = padded[2, _PAD : _PAD + n], padded[3, _PAD : _PAD + n]
-        for i in range(max(first - _REACH, top), min(last + _REACH, bottom)):
-            x[:] = image[b, i, 3 * left : 3 * right]
-            _load_truth(truth, mask, b, i, left, n, white, y)
-            for k in range(n):
-                squares[k] = x[k] * x[k] + y[k] * y[k]
-                product[k] = x[k] * y[k]
-            for m in range(4):
-                _blur_row(padded[m], taps, rows[m, i - first + _REACH])
-        means, spare, total = np.empty((4, n), image.dtype), np.empty((3, n), image.dtype), 0.0
-        for i in range(first, last):
-            for m in range(4):
-                _blur_rows(rows[m], i - first, taps, means[m])
-            total += _ratio(means[0], means[1], means[2], means[3], spare[0], spare[1], spare[2])
-            if needed:
+        if first < last and n > 0:
+            rows = np.zeros((4, _STRIP + 2 * _REACH, n), image.dtype)  # blurred along rows: x, y, x^2 + y^2, x y
+            padded = np.zeros((4, n + 2 * _PAD), image.dtype)
+            x, y = padded[0, _PAD : _PAD + n], padded[1, _PAD : _PAD + n]
+            squares, product = padded[2, _PAD : _PAD + n], padded[3, _PAD : _PAD + n]
+            for i in range(max(first - _REACH, top), min(last + _REACH, bottom)):
+                x[:] = image[b, i, 3 * left : 3 * right]
+                _load_truth(truth, mask, b, i, left, n, white, y)
+                for k in range(n):
+                    squares[k] = x[k] * x[k] + y[k] * y[k]
+                    product[k] = x[k] * y[k]
+                for m in range(4):
+                    _blur_row(padded[m], taps, rows[m, i - first + _REACH])
+            means, spare, total = np.empty((4, n), image.dtype), np.empty((3, n), image.dtype), 0.0
+            for i in range(first, last):
+                for m in range(4):
+                    _blur_rows(rows[m], i - first, taps, means[m])
+                total += _ratio(means[0], means[1], means[2], means[3], spare[0], spare[1], spare[2])
+                if needed:
+                    for m in range(3):
+                        slopes[m, b, i, 3 * left : 3 * right] = spare[m]
+            sums[b, strip, 3] = total
+        task = next_task(counter)
+
+
+@njit(cache=True, nogil=True)
+def _similar_backward(counter, tasks, image, truth, mask, boxes, white, taps, shares, slopes, d_image):
+    strips = (image.shape[1] + _STRIP - 1) // _STRIP
+    task = next_task(counter)
+    while task < tasks:
+        b, strip = task // strips, task % strips
+        left, top, right, bottom = boxes[b, 0], boxes[b, 1], boxes[b, 2], boxes[b, 3]
+        first, last = max(strip * _STRIP, top), min((strip + 1) * _STRIP, bottom)
+        n = 3 * (right - left)
+        if first < last and n > 0:
+            rows = np.zeros((3, _STRIP + 2 * _REACH, n), image.dtype)
+            padded, y = np.zeros(n + 2 * _PAD, image.dtype), np.empty(n, image.dtype)
+            for i in range(max(first - _REACH, top), min(last + _REACH, bottom)):
                 for m in range(3):
-                    slopes[m, b, i, 3 * left : 3 * right] = spare[m]
-        sums[b, strip, 3] = total
-
-
-@njit(parallel=True, cache=True, nogil=True)
-def _similar_backward(image, truth, mask, boxes, white, taps, shares, slopes, d_image):
-    B, H = image.shape[:2]
-    strips = (H + _STRIP - 1) // _STRIP
-    for task in prange(B * strips):
-        b, strip = task // strips, task % strips
-        left, top, right, bottom = boxes[b, 0], boxes[b, 1], boxes[b, 2], boxes[b, 3]
-        first, last = max(strip * _STRIP, top), min((strip + 1) * _STRIP, bottom)
-        n = 3 * (right - left)
-        if first >= last or n == 0:
-            continue
-        rows = np.zeros((3, _STRIP + 2 * _REACH, n), image.dtype)
-        padded, y = np.zeros(n + 2 * _PAD, image.dtype), np.empty(n, image.dtype)
-        for i in range(max(first - _REACH, top), min(last + _REACH, bottom)):
-            for m in range(3):
-                padded[_PAD : _PAD + n] = slopes[m, b, i, 3 * left : 3 * right]
-                _blur_row(padded, taps, rows[m, i - first + _REACH])
-        dx, ds, dp = np.empty(n, image.dtype), np.empty(n, image.dtype), np.empty(n, image.dtype)
-        for i in range(first, last):
-            _blur_rows(rows[0], i - first, taps, dx)
-            _blur_rows(rows[1], i - first, taps, ds)
-            _blur_rows(rows[2], i - first, taps, dp)
-            _load_truth(truth, mask, b, i, left, n, white, y)
-            for k in range(n):
-                d_image[b, i, 3 * left + k] += shares[b] * (
-                    dx[k] + 2 * image[b, i, 3 * left + k] * ds[k] + y[k] * dp[k]
-                )
+                    padded[_PAD : _PAD + n] = slopes[m, b, i, 3 * left : 3 * right]
+                    _blur_row(padded, taps, rows[m, i - first + _REACH])
+            dx, ds, dp = np.empty(n, image.dtype), np.empty(n, image.dtype), np.empty(n, image.dtype)
+            for i in range(first, last):
+                _blur_rows(rows[0], i - first, taps, dx)
+                _blur_rows(rows[1], i - first, taps, ds)
+                _blur_rows(rows[2], i - first, taps, dp)
+                _load_truth(truth, mask, b, i, left, n, white, y)
+                for k in range(n):
+                    d_image[b, i, 3 * left + k] += shares[b] * (
+                        dx[k] + 2 * image[b, i, 3 * left + k] * ds[k] + y[k] * dp[k]
+                    )
+        task = next_task(counter)
