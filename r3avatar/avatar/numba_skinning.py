@@ -27,10 +27,12 @@ def place(
     Args:
         points: [F, N, 3] of the big pose; offsets: [F, N, 3] of the nearest vertex, added in the rest pose; metres.
         to_big, to_posed: [F, N, 3, 4] blended maps from the rest pose, of which the first is undone.
-        R: [F, 3, 3], Th: [F, 3]: to the world; they get no gradient.
+        R: [F, 3, 3], Th: [F, 3]: to the world; ValueError if they ask for a gradient, which only the torch twin gives.
         scale: [F, N, 3] metres; rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
         normals: [N, 3] of the big pose; their gradient goes no further than to themselves.
     """
+    if torch.is_grad_enabled() and (R.requires_grad or Th.requires_grad):
+        raise ValueError("skinning's CPU kernels give R and Th no gradient; take avatar.backend=torch to optimise them")
     found = _Place.apply(points, offsets, to_big, to_posed, R, Th, scale, rotation, normals)
     return found if normals is not None else found[:2]
 

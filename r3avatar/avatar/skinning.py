@@ -165,28 +165,28 @@ class Skinning(nn.Module):
         logits: [N, J] from `logits`; vertex: [F, N] from `vertex`, None = the nearest of `points`.
         """
         vertex = self.nearest(points) if vertex is None else vertex
-        to_big, to_posed = self._blended(self.weights(vertex, logits), frame)
+        offsets, to_big, to_posed = self._blended(vertex, logits, frame)
         from_big = inverse(to_big[..., :3])
-        rest = multiply(from_big, (points - to_big[..., 3])[..., None])[..., 0]
-        index = vertex[..., None].expand(-1, -1, 3)
-        rest = rest + frame.vertex_offsets.gather(1, index)
+        rest = multiply(from_big, (points - to_big[..., 3])[..., None])[..., 0] + offsets
         posed = multiply(to_posed[..., :3], rest[..., None])[..., 0] + to_posed[..., 3]
         linear = multiply(to_posed[..., :3], from_big)
         R = frame.R[:, None]
         return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
 
-    def _blended(self, weights: Tensor, frame: PosedFrame) -> tuple[Tensor, Tensor]:
-        """Maps from the rest pose to the big pose and to the subject's, blended by weights [F, N, J]: [F, N, 3, 4]."""
+    def _blended(self, vertex: Tensor, logits: Tensor | None, frame: PosedFrame) -> tuple[Tensor, Tensor, Tensor]:
+        """Offsets [F, N, 3] of the vertices [F, N], metres, in the rest pose, and the maps [F, N, 3, 4] from there to
+        the big pose and to the subject's, blended by the weights there."""
+        weights = self.weights(vertex, logits)
         to_big = weights @ self.big_transforms[:, :3].flatten(1)
         to_posed = weights @ frame.transforms[:, :, :3].flatten(2)
-        return to_big.unflatten(-1, (3, 4)), to_posed.unflatten(-1, (3, 4))
+        offsets = frame.vertex_offsets.gather(1, vertex[..., None].expand(-1, -1, 3))
+        return offsets, to_big.unflatten(-1, (3, 4)), to_posed.unflatten(-1, (3, 4))
 
     def unpose(self, points: Tensor, frame: PosedFrame, vertex: Tensor, logits: Tensor | None = None) -> Tensor:
         """World points [F, M, 3] to the big pose: `forward` undone, with the weights at `vertex` [F, M]."""
-        to_big, to_posed = self._blended(self.weights(vertex, logits), frame)
+        offsets, to_big, to_posed = self._blended(vertex, logits, frame)
         posed = multiply(frame.R.mT[:, None], (points - frame.Th[:, None])[..., None])
-        rest = multiply(inverse(to_posed[..., :3]), posed - to_posed[..., 3:])[..., 0]
-        rest = rest - frame.vertex_offsets.gather(1, vertex[..., None].expand(-1, -1, 3))
+        rest = multiply(inverse(to_posed[..., :3]), posed - to_posed[..., 3:])[..., 0] - offsets
         return multiply(to_big[..., :3], rest[..., None])[..., 0] + to_big[..., 3]
 
     def deform(
@@ -206,11 +206,11 @@ class Skinning(nn.Module):
         scale: [F, N, 3] standard deviations, metres; rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
         normals: [N, 3] of the big pose; their gradient goes no further than to themselves.
         """
+        vertex = self.nearest(points) if vertex is None else vertex
         if use_triton(self.backend, points.device):
             from r3avatar.avatar.triton_skinning import skin
 
             weights = self.body.weights if logits is None else self.log_weights
-            vertex = self.nearest(points) if vertex is None else vertex
             return skin(
                 points, vertex, logits, weights, self.big_transforms,
                 frame.transforms, frame.vertex_offsets, frame.R, frame.Th, scale, rotation, normals,
@@ -218,10 +218,8 @@ class Skinning(nn.Module):
         if self.backend == "auto" and points.device.type == "cpu":
             from r3avatar.avatar.numba_skinning import place
 
-            vertex = self.nearest(points) if vertex is None else vertex
-            offsets = frame.vertex_offsets.gather(1, vertex[..., None].expand(-1, -1, 3))
-            maps = self._blended(self.weights(vertex, logits), frame)
-            return place(points, offsets, *maps, frame.R, frame.Th, scale, rotation, normals)
+            blended = self._blended(vertex, logits, frame)
+            return place(points, *blended, frame.R, frame.Th, scale, rotation, normals)
         means, linear = self(points, frame, logits, vertex)
         covariances = covariance_from_scale_rotation(scale, rotation, linear)
         if normals is None:

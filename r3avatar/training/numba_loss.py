@@ -16,11 +16,11 @@ from torch.autograd.function import once_differentiable
 from r3avatar.evaluation.metrics import C1, C2, SIGMA, WINDOW
 from r3avatar.rasterizer.numba_simd import next_task
 from r3avatar.rasterizer.numba_threads import run_tasks
+from r3avatar.training.losses import BOUND, PERSON
 
 _REACH = WINDOW // 2
 _PAD = 3 * _REACH  # values before a row's first: its zero padding
 _STRIP = 16  # rows a task: the windows' overlap costs 10 more
-_PERSON, _BOUND = 1, 2
 _TAPS = np.exp(-0.5 * (np.arange(_REACH + 1) / SIGMA) ** 2)  # from the centre outwards
 _TAPS /= _TAPS[0] + 2 * _TAPS[1:].sum()
 _FAST = {"contract", "reassoc", "arcp", "nsz"}
@@ -108,7 +108,7 @@ def _clipped(rect: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.
 @njit(inline="always")
 def _true(value, bits, white):
     """A truth's value in [0, 1] on its background."""
-    return value / 255 + (1.0 if white and not bits & _PERSON else 0.0)
+    return value / 255 + (1.0 if white and not bits & PERSON else 0.0)
 
 
 @njit(cache=True, nogil=True)
@@ -123,10 +123,10 @@ def _compare(counter, tasks, image, alpha, truth, mask, squared, white, sums):
         for i in range(strip * _STRIP, min(H, (strip + 1) * _STRIP)):
             for j in range(W):
                 bits = mask[b, i, j]
-                if not bits & _BOUND:
+                if not bits & BOUND:
                     continue
                 pixels += 1
-                difference = alpha[b, i, j] - (bits & _PERSON)
+                difference = alpha[b, i, j] - (bits & PERSON)
                 squares += difference * difference
                 for c in range(3):
                     error = image[b, i, j, c] - _true(truth[b, i, j, c], bits, white)
@@ -144,12 +144,12 @@ def _compare_backward(counter, tasks, image, alpha, truth, mask, squared, white,
         weight = 2 * squared[b]
         for j in range(W):
             bits = mask[b, i, j]
-            if not bits & _BOUND:
+            if not bits & BOUND:
                 d_alpha[b, i, j] = 0
                 for c in range(3):
                     d_image[b, i, j, c] = 0
                 continue
-            d_alpha[b, i, j] = 2 * silhouette[b] * (alpha[b, i, j] - (bits & _PERSON))
+            d_alpha[b, i, j] = 2 * silhouette[b] * (alpha[b, i, j] - (bits & PERSON))
             for c in range(3):
                 error = image[b, i, j, c] - _true(truth[b, i, j, c], bits, white)
                 slope = weight * error if weight > 0 else (1.0 if error > 0 else -1.0 if error < 0 else 0.0)
@@ -165,7 +165,7 @@ def _load_truth(truth, mask, b, i, left, count, white, row):
         row[k] = truth[b, i, 3 * left + k] * inverse
     if white:
         for k in range(count):
-            if not mask[b, i, left + k // 3] & _PERSON:
+            if not mask[b, i, left + k // 3] & PERSON:
                 row[k] += 1
 
 
@@ -218,14 +218,20 @@ def _ratio(mx, my, squares, product, dx, ds, dp):
     return total
 
 
+@njit(inline="always")
+def _part(box, strip):
+    """A rectangle's left, right, top and bottom, and its first row and the one after its last in a strip."""
+    left, top, right, bottom = box[0], box[1], box[2], box[3]
+    return left, right, top, bottom, max(strip * _STRIP, top), min((strip + 1) * _STRIP, bottom)
+
+
 @njit(cache=True, nogil=True)
 def _similar(counter, tasks, image, truth, mask, boxes, white, taps, needed, sums, slopes):
     strips = sums.shape[1]
     task = next_task(counter)
     while task < tasks:
         b, strip = task // strips, task % strips
-        left, top, right, bottom = boxes[b, 0], boxes[b, 1], boxes[b, 2], boxes[b, 3]
-        first, last = max(strip * _STRIP, top), min((strip + 1) * _STRIP, bottom)
+        left, right, top, bottom, first, last = _part(boxes[b], strip)
         n = 3 * (right - left)
         if first < last and n > 0:
             rows = np.zeros((4, _STRIP + 2 * _REACH, n), image.dtype)  # blurred along rows: x, y, x^2 + y^2, x y
@@ -254,12 +260,11 @@ def _similar(counter, tasks, image, truth, mask, boxes, white, taps, needed, sum
 
 @njit(cache=True, nogil=True)
 def _similar_backward(counter, tasks, image, truth, mask, boxes, white, taps, shares, slopes, d_image):
-    strips = (image.shape[1] + _STRIP - 1) // _STRIP
+    strips = tasks // len(image)
     task = next_task(counter)
     while task < tasks:
         b, strip = task // strips, task % strips
-        left, top, right, bottom = boxes[b, 0], boxes[b, 1], boxes[b, 2], boxes[b, 3]
-        first, last = max(strip * _STRIP, top), min((strip + 1) * _STRIP, bottom)
+        left, right, top, bottom, first, last = _part(boxes[b], strip)
         n = 3 * (right - left)
         if first < last and n > 0:
             rows = np.zeros((3, _STRIP + 2 * _REACH, n), image.dtype)

@@ -87,6 +87,13 @@ def test_frames_without_gradients_and_other_layouts():
         assert torch.equal(a, b) and not a.requires_grad
 
 
+def test_a_gradient_that_is_not_given_is_refused():
+    arguments = case(1, 2)
+    arguments["Th"].requires_grad_()
+    with pytest.raises(ValueError, match="backend=torch to optimise"):
+        place(*arguments.values())
+
+
 def test_threads_change_no_bit():
     arguments, before, results = case(2, 700, torch.float32), numba.get_num_threads(), []
     for threads in (1, before):

@@ -6,17 +6,14 @@ import torch
 from r3avatar.training.losses import BOUND, PERSON, AvatarLoss
 from r3avatar.types import Batch, BodyPose, Cameras, RenderOutput
 
+from .test_numba_loss import rectangles
+
 pytest.importorskip("triton")
 gpu = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
 device = "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def rectangles(H, W):
-    """Full, inside, touching two borders, out of sight (x, y, width, height)."""
-    return [[0, 0, W, H], [W // 8, H // 6, W // 2, 2 * H // 3], [W - W // 3, 0, W // 3, H // 2], [0, 0, 0, 0]]
 
 
 def scene(H, W, rects, smooth=False, device=device, seed=0):
