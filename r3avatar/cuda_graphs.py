@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from r3avatar.cuda_streams import stream_for
+
 log = logging.getLogger(__name__)
 
 
@@ -22,7 +24,6 @@ class GraphMemory:
     """
 
     def __init__(self):
-        self._stream = torch.cuda.Stream()  # freed memory is kept by the stream it was used on
         self._pool = torch.cuda.graph_pool_handle()
         self._anchor: torch.cuda.CUDAGraph | None = None
 
@@ -36,8 +37,9 @@ class GraphMemory:
     def _capture(self, function: Callable[[], Any]) -> tuple[torch.cuda.CUDAGraph, Any]:
         """What `torch.cuda.graph` does, without its collection of garbage and its emptying of the allocator's cache."""
         graph = torch.cuda.CUDAGraph()
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream), _no_collection():
+        stream = stream_for("recording", torch.device("cuda"))  # one: freed memory is kept by the stream it was used on
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), _no_collection():
             try:
                 # relaxed: the driver voids a recording of another mode when a thread makes a call that it holds to be
                 # unsafe, though it has nothing to do with what is recorded. Other threads allocate, wait for their
@@ -50,7 +52,7 @@ class GraphMemory:
             except BaseException:
                 self._abandon(graph)
                 raise
-        torch.cuda.current_stream().wait_stream(self._stream)
+        torch.cuda.current_stream().wait_stream(stream)
         return graph, result
 
     def _abandon(self, graph: torch.cuda.CUDAGraph) -> None:

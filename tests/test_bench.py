@@ -107,7 +107,8 @@ def test_real_runs_side_by_side(workplace, tiny_capture):
 @pytest.mark.slow
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_the_gpu(workplace, tiny_capture):
-    workplace("bench", *tiny_capture, "batch.views=4", "sections=[training,rendering]", "seconds=1", "out=gpu.json", timeout=900)
+    given = ["batch.views=4", "sections=[training,rendering]", "seconds=1", "out=gpu.json"]
+    workplace("bench", *tiny_capture, *given, timeout=900)
     report = json.loads((workplace.folder / "gpu.json").read_text())
     assert report["device"] == "cuda" and report["machine"]["gpu"]
     assert report["training"]["memory"]["device_tensors_peak_mib"] > 0

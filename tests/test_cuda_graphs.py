@@ -1,4 +1,4 @@
-"""Recordings: their mode, what happens when one fails, and that another one can be made then."""
+"""Recordings: their mode and stream, what happens when one fails, and that another one can be made then."""
 
 import gc
 import threading
@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from r3avatar import cuda_graphs
+from r3avatar import cuda_graphs, cuda_streams
 from r3avatar.cuda_graphs import GraphMemory, RecordedFunction
+from r3avatar.cuda_streams import stream_for
 
 
 def on_cuda(test):
@@ -38,14 +39,15 @@ class Graph:
 def without_cuda(monkeypatch):
     """torch.cuda as far as a recording uses it; the calls that reach the allocator."""
     numbers, told = count(1), []
-    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stream = SimpleNamespace(wait_stream=lambda other: None, cuda_stream=1)
     for name, value in {
-        "Stream": lambda: stream, "current_stream": lambda: stream, "stream": lambda s: nullcontext(),
+        "Stream": lambda device: stream, "current_stream": lambda: stream, "stream": lambda s: nullcontext(),
         "graph_pool_handle": lambda: (0, next(numbers)), "current_device": lambda: 0, "CUDAGraph": Graph,
     }.items():  # fmt: skip
         monkeypatch.setattr(torch.cuda, name, value)
     monkeypatch.setattr(torch._C, "_cuda_endAllocateToPool", lambda *given: told.append(given), raising=False)
     monkeypatch.setattr(cuda_graphs, "_void", [])
+    monkeypatch.setattr(cuda_streams, "_streams", {})
     return told
 
 
@@ -53,6 +55,17 @@ def test_a_recording_collects_no_garbage_and_voids_for_no_other_thread(without_c
     graph, result = GraphMemory().record(lambda: gc.isenabled(), torch.device("cpu"))
     assert result is False and gc.isenabled()
     assert graph.calls == [("begin", (0, 1), "relaxed", False), ("end",)]
+
+
+def test_no_two_purposes_share_a_stream(without_cuda, monkeypatch):
+    handles = iter(k // 2 % 3 for k in count())  # the streams in turn, each twice: 0 0 1 1 2 2 0 0 ...
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: SimpleNamespace(cuda_stream=next(handles)))
+    cpu, other = torch.device("cpu"), torch.device("cuda", 1)
+    streams = [stream_for(purpose, cpu) for purpose in ("recording", "frames", "third")]
+    assert [s.cuda_stream for s in streams] == [0, 1, 2] and stream_for("frames", cpu) is streams[1]
+    assert stream_for("frames", other) is not streams[1], "of another device"
+    with pytest.raises(RuntimeError, match="no CUDA stream is left for fourth: 3 are in use on cuda:0"):
+        stream_for("fourth", cpu)
 
 
 def test_after_a_failure_comes_a_fresh_pool(without_cuda, monkeypatch):
@@ -118,7 +131,7 @@ def test_other_threads_and_events_void_no_recording():
 
     def stream_frames():
         try:
-            with torch.cuda.stream(torch.cuda.Stream()):
+            with torch.cuda.stream(stream_for("frames", x.device)):
                 while not stop.is_set():
                     there = torch.empty(1 << 22, pin_memory=True).cuda(non_blocking=True)
                     done = torch.cuda.Event(blocking=True)
@@ -131,7 +144,7 @@ def test_other_threads_and_events_void_no_recording():
     thread = threading.Thread(target=stream_frames)
     thread.start()
     try:
-        for _ in range(50):
+        for _ in range(50):  # more than torch has streams
 
             def function():
                 y = x + 1

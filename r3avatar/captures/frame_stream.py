@@ -12,6 +12,7 @@ import torch
 from r3avatar.captures.prepared_frame import FrameSource
 from r3avatar.captures.schedule import Step
 from r3avatar.captures.step_memory import StepMemory, StepTables
+from r3avatar.cuda_streams import stream_for
 from r3avatar.types import Batch
 
 _AHEAD = 2  # batches that wait on the device
@@ -73,7 +74,7 @@ class FrameStream:
     ) -> Iterator[tuple[StepMemory, torch.cuda.Event | None]]:
         """Load step after step as there is room, until `stopping`."""
         cuda = self._device.type == "cuda"
-        stream = torch.cuda.Stream(self._device) if cuda else None
+        stream = stream_for("frames", self._device) if cuda else None
         slots: list[tuple[StepMemory, torch.cuda.Event]] = []  # pinned memory and the end of its last copy
         with ThreadPoolExecutor(_CUTTERS) as pool:
             for frames, views in self._steps:
