@@ -12,10 +12,7 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from r3avatar.rasterizer.numba_simd import next_task
-from r3avatar.rasterizer.numba_threads import CHUNK, chunks, run_tasks
-
-_FAST = {"contract", "reassoc", "arcp", "nsz"}
+from r3avatar.numba_threads import CHUNK, FAST, arrays, chunks, next_task, run_tasks
 
 
 def place(
@@ -45,7 +42,7 @@ class _Place(torch.autograd.Function):
         means, covariances = points.new_empty(F, N, 3), points.new_empty(F, N, 6)
         turned = points.new_empty(F, N if normals is not None else 0, 3)
         own = points.new_empty(0, 3) if normals is None else normals
-        run_tasks(_forward, chunks(N), *_arrays(*inputs, own), *_arrays(means, covariances, turned))
+        run_tasks(_forward, chunks(N), *arrays(*inputs, own), *arrays(means, covariances, turned))
         ctx.save_for_backward(*inputs, own)
         ctx.mark_non_differentiable(*([turned] if normals is None else []))
         return means, covariances, turned
@@ -57,35 +54,31 @@ class _Place(torch.autograd.Function):
         learned = *inputs[:4], *inputs[6:], normals
         grads = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in learned]
         given = *inputs, normals, d_means, d_covariances, d_turned
-        run_tasks(_backward, chunks(d_means.shape[1]), *_arrays(*given), *_arrays(*grads))
+        run_tasks(_backward, chunks(d_means.shape[1]), *arrays(*given), *arrays(*grads))
         *others, d_scale, d_rotation, d_normals = grads
         return *others, None, None, d_scale, d_rotation, d_normals if ctx.needs_input_grad[8] else None
 
 
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
-
-
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _product(a, b, out):
     for i in range(3):
         for j in range(3):
             out[i, j] = a[i, 0] * b[0, j] + a[i, 1] * b[1, j] + a[i, 2] * b[2, j]
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _rows(a, i, b, j):
     """An entry of a b^T."""
     return a[i, 0] * b[j, 0] + a[i, 1] * b[j, 1] + a[i, 2] * b[j, 2]
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _columns(a, i, b, j):
     """An entry of a^T b."""
     return a[0, i] * b[0, j] + a[1, i] * b[1, j] + a[2, i] * b[2, j]
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _invert(m, out):
     """Inverse of the left 3 x 3 of m, by cofactors."""
     out[0, 0] = m[1, 1] * m[2, 2] - m[1, 2] * m[2, 1]
@@ -103,7 +96,7 @@ def _invert(m, out):
             out[i, j] *= scale
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _axes(q, out):
     """A quaternion of any length as a rotation matrix; returns the inverse of its length."""
     inverse = 1 / np.sqrt(q[0] * q[0] + q[1] * q[1] + q[2] * q[2] + q[3] * q[3])
@@ -114,7 +107,7 @@ def _axes(q, out):
     return inverse
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _go(p, d, big, posed, R, undone, turned, linear, rest, place):
     """A point p with offset d: `undone` the inverse of big's 3 x 3, `turned` R times posed's, `linear` their product,
     the points in the rest pose (before the offset) and in the world (without Th)."""
@@ -132,7 +125,7 @@ def _go(p, d, big, posed, R, undone, turned, linear, rest, place):
         )  # fmt: skip
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _forward(
     counter, tasks, points, offsets, to_big, to_posed, R, Th, scale, rotation, normals,
     means, covariances, turned_normals,
@@ -166,7 +159,7 @@ def _forward(
         task = next_task(counter)
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _backward(
     counter, tasks, points, offsets, to_big, to_posed, R, Th, scale, rotation, normals,
     d_means, d_covariances, d_turned,
@@ -246,7 +239,7 @@ def _backward(
         task = next_task(counter)
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _turn_back(q, inverse, g, out):
     """The gradient of a quaternion of any length, of that of its rotation matrix."""
     w, x, y, z = q[0] * inverse, q[1] * inverse, q[2] * inverse, q[3] * inverse

@@ -26,7 +26,8 @@ class Shading(nn.Module):
     """
 
     def __init__(self, backend: str = "auto"):
-        """backend: 'auto' (Triton on CUDA where it is installed), 'torch' or 'triton'; see `triton_support`."""
+        """backend: 'auto' (Triton on CUDA where it is installed, numba on the CPU), 'torch' or 'triton'; see
+        `triton_support`."""
         super().__init__()
         self.backend = backend
         self.light = nn.Parameter(torch.zeros(_COEFFICIENTS, 3))
@@ -41,6 +42,10 @@ class Shading(nn.Module):
         """
         if use_triton(self.backend, normals.device):
             from r3avatar.avatar.triton_shading import shaded
+
+            return shaded(sh, colour, normals, self.light)
+        if self.backend == "auto" and normals.device.type == "cpu":
+            from r3avatar.avatar.numba_shading import shaded
 
             return shaded(sh, colour, normals, self.light)
         return shade(sh if colour is None else add_colour(sh, colour), self.irradiance(normals))

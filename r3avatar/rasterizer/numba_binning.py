@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from .numba_simd import next_task
-from .numba_threads import CHUNK, chunks, run_tasks
+from r3avatar.numba_threads import CHUNK, chunks, next_task, run_tasks
+
 from .numba_tiles import RECORD, TILE
 
 _f = np.float32

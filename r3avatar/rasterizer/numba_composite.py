@@ -9,9 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from r3avatar.numba_threads import CHUNK, chunks, next_task, run_tasks
+
 from .numba_binning import TileLists
-from .numba_simd import next_task
-from .numba_threads import CHUNK, chunks, run_tasks
 from .numba_tiles import BACKWARD_STATE, FORWARD_STATE, SLOT, TILE, composite_tile, composite_tile_backward
 
 _f = np.float32

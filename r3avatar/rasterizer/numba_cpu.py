@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from r3avatar.numba_threads import chunks, run_tasks
+
 from ..types import Cameras, RenderOutput
 from . import spherical_harmonics
 from .base import TwoStepRasterizer
@@ -19,7 +21,6 @@ from .numba_cache import forget_stale
 from .numba_composite import composite, composite_backward
 from .numba_harmonics import colours_backward, colours_forward
 from .numba_projection import project_backward, project_forward
-from .numba_threads import chunks, run_tasks
 
 log = logging.getLogger(__name__)
 forget_stale(Path(project_forward.stats.cache_path), sorted(Path(__file__).parent.glob("*.py")))

@@ -10,9 +10,9 @@ import math
 import numpy as np
 from numba import njit
 
+from r3avatar.numba_threads import CHUNK, next_task
+
 from . import spherical_harmonics as sh_constants
-from .numba_simd import next_task
-from .numba_threads import CHUNK
 
 _f = np.float32
 _C0, _C1 = _f(sh_constants.C0), _f(sh_constants.C1)

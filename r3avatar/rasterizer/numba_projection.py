@@ -10,8 +10,8 @@ import math
 
 from numba import njit
 
-from .numba_simd import next_task
-from .numba_threads import CHUNK
+from r3avatar.numba_threads import CHUNK, next_task
+
 from .projection import ALPHA_MIN, FOV_MARGIN
 
 

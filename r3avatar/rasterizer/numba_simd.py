@@ -195,14 +195,3 @@ def total(typing, value):
         return builder.call(function, [ir.Constant(ir.FloatType(), 0.0), args[0]], fastmath=FLAGS)
 
     return types.float32(Lanes), generate
-
-
-@intrinsic
-def next_task(typing, counter):
-    """Take the next task's number: add 1 to `counter[0]` (int64) as one atomic step, return what was there."""
-
-    def generate(context, builder, sig, args):
-        data = context.make_array(sig.args[0])(context, builder, args[0]).data
-        return builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "monotonic")
-
-    return types.int64(counter), generate

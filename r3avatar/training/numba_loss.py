@@ -14,8 +14,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from r3avatar.evaluation.metrics import C1, C2, SIGMA, WINDOW
-from r3avatar.rasterizer.numba_simd import next_task
-from r3avatar.rasterizer.numba_threads import run_tasks
+from r3avatar.numba_threads import FAST, arrays, next_task, run_tasks
 from r3avatar.training.losses import BOUND, PERSON
 
 _REACH = WINDOW // 2
@@ -23,7 +22,6 @@ _PAD = 3 * _REACH  # values before a row's first: its zero padding
 _STRIP = 16  # rows a task: the windows' overlap costs 10 more
 _TAPS = np.exp(-0.5 * (np.arange(_REACH + 1) / SIGMA) ** 2)  # from the centre outwards
 _TAPS /= _TAPS[0] + 2 * _TAPS[1:].sum()
-_FAST = {"contract", "reassoc", "arcp", "nsz"}
 
 
 def photometric_terms(
@@ -51,7 +49,7 @@ def photometric_terms(
 class _Photometric(torch.autograd.Function):
     @staticmethod
     def forward(ctx, image, alpha, truth, mask, rect, squared, weights, white):
-        x, a, y, bits, boxes, square = _arrays(image, alpha, truth, mask, rect, squared)
+        x, a, y, bits, boxes, square = arrays(image, alpha, truth, mask, rect, squared)
         B, H, W = a.shape
         boxes, areas = _clipped(boxes, H, W)
         strips = -(-H // _STRIP)
@@ -75,7 +73,7 @@ class _Photometric(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx, *grads):
-        x, a, y, bits, boxes, square = _arrays(*ctx.saved_tensors)
+        x, a, y, bits, boxes, square = arrays(*ctx.saved_tensors)
         weights, white, slopes, pixels = ctx.kept
         B, H, W = a.shape
         boxes, areas = _clipped(boxes, H, W)
@@ -91,10 +89,6 @@ class _Photometric(torch.autograd.Function):
             given = x, y, bits, boxes, white, _TAPS.astype(scale), shares, slopes
             run_tasks(_similar_backward, B * -(-H // _STRIP), *given, d_flat)
         return torch.from_numpy(d_image), torch.from_numpy(d_alpha), *(None,) * 6
-
-
-def _arrays(*tensors: Tensor) -> list[np.ndarray]:
-    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 def _clipped(rect: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +163,7 @@ def _load_truth(truth, mask, b, i, left, count, white, row):
                 row[k] += 1
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _blur_row(row, taps, out):
     """out[k] = the window's sum about row[k + _PAD], steps of three values."""
     t0, t1, t2, t3, t4, t5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
@@ -184,7 +178,7 @@ def _blur_row(row, taps, out):
         )
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _blur_rows(rows, first, taps, out):
     """out = the window's sum over the eleven rows from `first`."""
     t0, t1, t2, t3, t4, t5 = taps[0], taps[1], taps[2], taps[3], taps[4], taps[5]
@@ -201,7 +195,7 @@ def _blur_rows(rows, first, taps, out):
         )
 
 
-@njit(fastmath=_FAST, cache=True, nogil=True)
+@njit(fastmath=FAST, cache=True, nogil=True)
 def _ratio(mx, my, squares, product, dx, ds, dp):
     """The sum of a row's SSIM; its slopes by the blurred x, x^2 + y^2 and x y come in dx, ds and dp."""
     c1, c2, total = mx.dtype.type(C1), mx.dtype.type(C2), 0.0

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from r3avatar.rasterizer import NumbaRasterizer, numba_threads
+from r3avatar import numba_threads
+from r3avatar.numba_threads import run_tasks
+from r3avatar.rasterizer import NumbaRasterizer
 from r3avatar.rasterizer.numba_binning import depth_order
 from r3avatar.rasterizer.numba_cache import forget_stale
 from r3avatar.rasterizer.numba_simd import lanes, load, ramp, store, total
-from r3avatar.rasterizer.numba_threads import run_tasks
 from r3avatar.rasterizer.numba_tiles import exponential
 from r3avatar.rasterizer.projection import covariance_from_scale_rotation
 from r3avatar.rasterizer.spherical_harmonics import view_colours

@@ -15,9 +15,30 @@ import threading
 from collections.abc import Callable
 
 import numpy as np
-from numba import config
+from llvmlite import ir
+from numba import config, types
+from numba.extending import intrinsic
+from torch import Tensor
 
 CHUNK = 256  # Gaussians a task
+FAST = {"contract", "reassoc", "arcp", "nsz"}
+"""A kernel's liberties with rounding; comparisons stay false for what is no number."""
+
+
+@intrinsic
+def next_task(typing, counter):
+    """Take the next task's number: add 1 to `counter[0]` (int64) as one atomic step, return what was there."""
+
+    def generate(context, builder, sig, args):
+        data = context.make_array(sig.args[0])(context, builder, args[0]).data
+        return builder.atomic_rmw("add", data, ir.Constant(ir.IntType(64), 1), "monotonic")
+
+    return types.int64(counter), generate
+
+
+def arrays(*tensors: Tensor) -> list[np.ndarray]:
+    """The values of tensors on the CPU, of one piece each: what kernels are given."""
+    return [tensor.detach().contiguous().numpy() for tensor in tensors]
 
 
 class _Region:
@@ -62,7 +83,7 @@ class _Pool:
         if len(self.helpers) < helpers:
             with self.lock:
                 while len(self.helpers) < helpers:
-                    name = f"rasterizer-{len(self.helpers)}"
+                    name = f"kernels-{len(self.helpers)}"
                     self.helpers.append(threading.Thread(target=self._work, daemon=True, name=name))
                     self.helpers[-1].start()
         for _ in range(helpers):
@@ -100,7 +121,7 @@ def run_tasks(kernel: Callable, tasks: int, *arguments) -> None:
     """Call `kernel(counter, tasks, *arguments)` on up to NUMBA_NUM_THREADS threads; return when all tasks are done.
 
     Args:
-        kernel: a numba function compiled with nogil=True that takes tasks by `numba_simd.next_task(counter)` until
+        kernel: a numba function compiled with nogil=True that takes tasks by `next_task(counter)` until
             there are none; its result must not depend on who takes which.
         tasks: how many there are.
         arguments: passed on as they are.
