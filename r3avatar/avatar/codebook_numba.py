@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import njit, prange
+from numba import njit
 from torch import Tensor
+
+from r3avatar.numba_threads import FAST, arrays, next_task, run_tasks
 
 _CHUNK = 64  # points a task: enough to amortise the task's scratch memory
 _FIRST = np.array([0, 0, 0, 1, 1, 2])  # axis along the width of each pair
@@ -43,10 +45,11 @@ def _corners(offset, height, width, cu, cv):
     return base, base + right, base + down, base + down + right, fu, fv, su, sv
 
 
-@njit(parallel=True, fastmath={"contract", "reassoc", "arcp", "nsz"}, cache=True, nogil=True)
-def _forward(planes, layout, points, taus, temporal, first, second, out):
+@njit(fastmath=FAST, cache=True, nogil=True)
+def _forward(counter, tasks, planes, layout, points, taus, temporal, first, second, out):
     N, T, S, C = points.shape[0], taus.shape[0], layout.shape[0], planes.shape[1]
-    for chunk in prange((N + _CHUNK - 1) // _CHUNK):
+    chunk = next_task(counter)
+    while chunk < tasks:
         space = np.empty(C, planes.dtype)
         for n in range(chunk * _CHUNK, min(N, (chunk + 1) * _CHUNK)):
             for s in range(S):
@@ -76,13 +79,17 @@ def _forward(planes, layout, points, taus, temporal, first, second, out):
                             top = planes[a, k] + fu * (planes[b, k] - planes[a, k])
                             bottom = planes[c, k] + fu * (planes[d, k] - planes[c, k])
                             out[t, n, s * C + k] *= top + fv * (bottom - top)
+        chunk = next_task(counter)
 
 
-@njit(parallel=True, fastmath={"contract", "reassoc", "arcp", "nsz"}, cache=True, nogil=True)
-def _backward_samples(planes, layout, points, taus, temporal, first, second, grad, d_space, d_time, d_points):
+@njit(fastmath=FAST, cache=True, nogil=True)
+def _backward_samples(
+    counter, tasks, planes, layout, points, taus, temporal, first, second, grad, d_space, d_time, d_points
+):
     """Gradients of every bilinear sample (d_space [N, S, 3, C], d_time [T, N, S, 3, C]) and of the coordinates."""
     N, T, S, C = points.shape[0], taus.shape[0], layout.shape[0], planes.shape[1]
-    for chunk in prange((N + _CHUNK - 1) // _CHUNK):
+    chunk = next_task(counter)
+    while chunk < tasks:
         v = np.empty((6, C), planes.dtype)  # the six samples
         du = np.empty((6, C), planes.dtype)  # their derivatives along the first and the second axis
         dv = np.empty((6, C), planes.dtype)
@@ -138,6 +145,7 @@ def _backward_samples(planes, layout, points, taus, temporal, first, second, gra
                         gy += g_xy * dv[0, k] + g_yz * du[3, k] + g_yt * du[4, k]
                         gz += g_xz * dv[1, k] + g_yz * dv[3, k] + g_zt * du[5, k]
             d_points[n, 0], d_points[n, 1], d_points[n, 2] = gx, gy, gz
+        chunk = next_task(counter)
 
 
 @njit(inline="always")
@@ -153,11 +161,12 @@ def _scatter(d_planes, value, a, b, c, d, fu, fv):
         d_planes[d, k] += w11 * g
 
 
-@njit(parallel=True, fastmath={"contract", "reassoc", "arcp", "nsz"}, cache=True, nogil=True)
-def _backward_planes(layout, points, taus, temporal, first, second, d_space, d_time, d_planes):
+@njit(fastmath=FAST, cache=True, nogil=True)
+def _backward_planes(counter, tasks, layout, points, taus, temporal, first, second, d_space, d_time, d_planes):
     """Scatter the samples' gradients; one task owns one plane, so no two threads write one texel."""
-    N, T, S = points.shape[0], taus.shape[0], layout.shape[0]
-    for task in prange(S * 6):
+    N, T = points.shape[0], taus.shape[0]
+    task = next_task(counter)
+    while task < tasks:
         s, p = task // 6, task % 6
         offset, height, width = layout[s, p, 0], layout[s, p, 1], layout[s, p, 2]
         if second[p] != 3:
@@ -171,6 +180,7 @@ def _backward_planes(layout, points, taus, temporal, first, second, d_space, d_t
                 for n in range(N):
                     a, b, c, d, fu, fv, _, _ = _corners(offset, height, width, points[n, first[p]], taus[t])
                     _scatter(d_planes, d_time[t, n, s, row], a, b, c, d, fu, fv)
+        task = next_task(counter)
 
 
 class _Sample(torch.autograd.Function):
@@ -178,24 +188,28 @@ class _Sample(torch.autograd.Function):
     def forward(ctx, planes: Tensor, layout: Tensor, points: Tensor, taus: Tensor, temporal: bool) -> Tensor:
         ctx.save_for_backward(planes, layout, points, taus)
         ctx.temporal = temporal
-        out = planes.new_empty(taus.shape[0], points.shape[0], layout.shape[0] * planes.shape[1])
-        arrays = (x.detach().contiguous().numpy() for x in (planes, layout, points, taus))
-        _forward(*arrays, temporal, _FIRST, _SECOND, out.numpy())
+        N = points.shape[0]
+        out = planes.new_empty(taus.shape[0], N, layout.shape[0] * planes.shape[1])
+        given = arrays(planes, layout, points, taus)
+        run_tasks(_forward, _chunks(N), *given, temporal, _FIRST, _SECOND, out.numpy())
         return out
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        planes, layout, points, taus = (x.detach().contiguous() for x in ctx.saved_tensors)
+        planes, layout, points, taus = ctx.saved_tensors
         T, N, (S, C) = taus.shape[0], points.shape[0], (layout.shape[0], planes.shape[1])
         d_space = planes.new_empty(N, S, 3, C)
         d_time = planes.new_empty((T, N, S, 3, C) if ctx.temporal else (T, 0, S, 3, C))
-        d_points, d_planes = points.new_empty(N, 3), torch.zeros_like(planes)
-        common = (layout.numpy(), points.numpy(), taus.numpy(), ctx.temporal, _FIRST, _SECOND)
-        _backward_samples(
-            planes.numpy(), *common, grad.contiguous().numpy(), d_space.numpy(), d_time.numpy(), d_points.numpy()
-        )
-        _backward_planes(*common, d_space.numpy(), d_time.numpy(), d_planes.numpy())
+        d_points, d_planes = points.new_empty(N, 3), planes.new_zeros(planes.shape)
+        common = *arrays(layout, points, taus), ctx.temporal, _FIRST, _SECOND
+        samples = arrays(d_space, d_time)
+        run_tasks(_backward_samples, _chunks(N), *arrays(planes), *common, *arrays(grad), *samples, d_points.numpy())
+        run_tasks(_backward_planes, 6 * S, *common, *samples, d_planes.numpy())
         return d_planes, None, d_points, None, None
+
+
+def _chunks(N: int) -> int:
+    return -(-N // _CHUNK)
 
 
 def sample_planes(planes: Tensor, layout: Tensor, points: Tensor, taus: Tensor, temporal: bool) -> Tensor:
