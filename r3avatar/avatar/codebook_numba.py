@@ -14,7 +14,7 @@ from torch import Tensor
 
 from r3avatar.numba_threads import FAST, arrays, next_task, run_tasks
 
-_CHUNK = 64  # points a task: enough to amortise the task's scratch memory
+_CHUNK = 64  # points a task: enough to amortise what taking one costs
 _FIRST = np.array([0, 0, 0, 1, 1, 2])  # axis along the width of each pair
 _SECOND = np.array([1, 2, 3, 2, 3, 3])  # axis along the height
 
@@ -48,9 +48,9 @@ def _corners(offset, height, width, cu, cv):
 @njit(fastmath=FAST, cache=True, nogil=True)
 def _forward(counter, tasks, planes, layout, points, taus, temporal, first, second, out):
     N, T, S, C = points.shape[0], taus.shape[0], layout.shape[0], planes.shape[1]
+    space = np.empty(C, planes.dtype)
     chunk = next_task(counter)
     while chunk < tasks:
-        space = np.empty(C, planes.dtype)
         for n in range(chunk * _CHUNK, min(N, (chunk + 1) * _CHUNK)):
             for s in range(S):
                 space[:] = 1
@@ -88,11 +88,11 @@ def _backward_samples(
 ):
     """Gradients of every bilinear sample (d_space [N, S, 3, C], d_time [T, N, S, 3, C]) and of the coordinates."""
     N, T, S, C = points.shape[0], taus.shape[0], layout.shape[0], planes.shape[1]
+    v = np.empty((6, C), planes.dtype)  # the six samples
+    du = np.empty((6, C), planes.dtype)  # their derivatives along the first and the second axis
+    dv = np.empty((6, C), planes.dtype)
     chunk = next_task(counter)
     while chunk < tasks:
-        v = np.empty((6, C), planes.dtype)  # the six samples
-        du = np.empty((6, C), planes.dtype)  # their derivatives along the first and the second axis
-        dv = np.empty((6, C), planes.dtype)
         for n in range(chunk * _CHUNK, min(N, (chunk + 1) * _CHUNK)):
             gx, gy, gz = points[n, 0] * 0, points[n, 0] * 0, points[n, 0] * 0
             for s in range(S):
