@@ -93,7 +93,7 @@ def test_the_tool_on_two_runs(workplace, tiny_run, only_tiny_capture):
         command = [sys.executable, TOOL, *arguments, "--out", "outputs/crops"]
         return subprocess.run(command, cwd=workplace.folder, env=workplace.environment, capture_output=True, text=True)
 
-    quick = ["batch.views=2", "budget.images=16", "validation.frames=1", "media=false"]
+    quick = ["batch.views=2", "budget.images=8", "validation.frames=1", "media=false", "evaluate=false"]
     workplace("train", "experiment=demo", "name=crops_plus", *only_tiny_capture, *quick)
     done = crops("outputs/tiny", "outputs/crops_plus", "--errors")
     assert done.returncode == 0, done.stderr[-3000:]
