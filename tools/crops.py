@@ -87,7 +87,10 @@ def rendered(run: Run, split: str, frame: int, camera: str):
     """The whole-frame batch [1, 1] of a frame and camera, and the run's picture of it [H, W, 3], on the host."""
     wanted = run.capture.split(split)
     wanted.frames, wanted.cameras = [frame], [camera]
-    run.capture.check_splits()
+    try:
+        run.capture.check_splits()
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
     run.config.cache.folder = "off"  # of one image there is nothing to prepare
     batches = list(build_data(run.config, run.capture, run.body).eval_dataloader(split))
     playback = Playback(run.avatar, run.rasterizer)

@@ -1,7 +1,7 @@
 """Crops of regions: where the boxes lie, what is written under them, and the tool on two tiny runs."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
 
@@ -88,24 +88,28 @@ def test_figures_are_of_the_crop():
 
 
 @pytest.mark.slow
-def test_the_tool_on_two_runs(workplace, tiny_run, only_tiny_capture):
+def test_the_tool_on_two_runs(workplace, tiny_run, only_tiny_capture, monkeypatch, capsys):
     def crops(*arguments):
-        command = [sys.executable, TOOL, *arguments, "--out", "outputs/crops"]
-        return subprocess.run(command, cwd=workplace.folder, env=workplace.environment, capture_output=True, text=True)
+        """As from a shell, in this process; what it printed."""
+        monkeypatch.setattr(sys, "argv", [str(TOOL), *arguments, "--out", "outputs/crops"])
+        runpy.run_path(str(TOOL), run_name="__main__")
+        return capsys.readouterr().out
 
     quick = ["batch.views=2", "budget.images=8", "validation.frames=1", "media=false", "evaluate=false"]
     workplace("train", "experiment=demo", "name=crops_plus", *only_tiny_capture, *quick)
-    done = crops("outputs/tiny", "outputs/crops_plus", "--errors")
-    assert done.returncode == 0, done.stderr[-3000:]
+    monkeypatch.chdir(workplace.folder)
+    monkeypatch.setenv("R3AVATAR_CACHE", workplace.environment["R3AVATAR_CACHE"])
+    said = crops("outputs/tiny", "outputs/crops_plus", "--errors")
     figures = json.loads((workplace.folder / "outputs/crops/crops.json").read_text())
     for split, frame in (("novel_view", 4), ("novel_pose", 10)):
         assert (figures[split]["frame"], figures[split]["camera"]) == (frame, "4")
-        assert f"picture: outputs/crops/{split}.png" in done.stdout
+        assert f"picture: outputs/crops/{split}.png" in said
         picture = cv2.imread(str(workplace.folder / f"outputs/crops/{split}.png"))
         assert picture is not None and np.ptp(picture) > 100
         assert {"face", "cloth", "hem"} <= set(figures[split]["psnr"])
         for row in figures[split]["psnr"].values():
             assert list(row) == ["tiny", "crops_plus"] and all(0 < value < 60 for value in row.values())
-    done = crops("outputs/tiny", "--split", "novel_pose", "--frame", "9", "--camera", "0", "retrieval=none")
-    assert done.returncode == 0 and "frame 9, camera 0" in done.stdout
-    assert "no frame 99" in crops("outputs/tiny", "--frame", "99").stderr
+    chosen = ("--split", "novel_pose", "--frame", "9", "--camera", "0", "retrieval=none")
+    assert "frame 9, camera 0" in crops("outputs/tiny", *chosen)
+    with pytest.raises(SystemExit, match="no frame 99"):
+        crops("outputs/tiny", "--frame", "99")
