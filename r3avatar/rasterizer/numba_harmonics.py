@@ -10,7 +10,7 @@ import math
 import numpy as np
 from numba import njit
 
-from r3avatar.numba_threads import CHUNK, next_task
+from r3avatar.numba_threads import CHUNK, FAST, next_task
 
 from . import spherical_harmonics as sh_constants
 
@@ -18,10 +18,9 @@ _f = np.float32
 _C0, _C1 = _f(sh_constants.C0), _f(sh_constants.C1)
 _A, _B, _C = (_f(c) for c in sh_constants.C2)
 _D, _E, _F, _G, _H = (_f(c) for c in sh_constants.C3)
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _basis(x, y, z, K, values):
     """The first K functions into values [16]."""
     values[0] = _C0
@@ -37,7 +36,7 @@ def _basis(x, y, z, K, values):
             values[15] = -_D * x * (xx - _f(3) * yy)
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _basis_gradient(x, y, z, K, g):
     """Sum over k of g[k] times the gradient of function k in (x, y, z)."""
     dx, dy, dz = -_C1 * g[3], -_C1 * g[1], _C1 * g[2]
@@ -57,14 +56,14 @@ def _basis_gradient(x, y, z, K, g):
     return dx, dy, dz
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _direction(mean, centre):
     x, y, z = mean[0] - centre[0], mean[1] - centre[1], mean[2] - centre[2]
     inverse = _f(1) / max(_f(math.sqrt(x * x + y * y + z * z)), _f(1e-12))
     return x * inverse, y * inverse, z * inverse, inverse
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 def colours_forward(counter, tasks, sh, means, centres, colours):
     """Fill colours [F, V, N, 3] from sh [F, N, K, 3] (K = 4, 9, 16), means [F, N, 3] and centres [F, V, 3]."""
     F, V, N, _ = colours.shape
@@ -89,7 +88,7 @@ def colours_forward(counter, tasks, sh, means, centres, colours):
         task = next_task(counter)
 
 
-@njit(nogil=True, cache=True, error_model="numpy", fastmath=_FAST)
+@njit(nogil=True, cache=True, error_model="numpy", fastmath=FAST)
 def colours_backward(counter, tasks, sh, means, centres, colours, g_colours, d_sh, d_means):
     """Fill d_sh [F, N, K, 3] and d_means [F, N, 3], summed over the views."""
     F, V, N, _ = colours.shape

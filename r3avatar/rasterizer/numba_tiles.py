@@ -14,6 +14,8 @@ import math
 import numpy as np
 from numba import njit
 
+from r3avatar.numba_threads import FAST
+
 from .numba_simd import WIDTH, any_lane, lanes, larger, load, ramp, select, smaller, store, total
 
 TILE = 16
@@ -24,14 +26,13 @@ ALPHA_MIN = np.float32(1 / 255)
 T_MIN = np.float32(1e-4)
 
 _f = np.float32
-_FAST = {"contract", "reassoc", "nsz", "arcp"}
 _ALIVE_EVERY = 8  # Gaussians between two looks at whether the tile is finished
 _FORWARD = 4 * TILE  # floats of state a pixel row: light (T; -T once the pixel is finished), r, g, b
 _BACKWARD = 6 * TILE  # light, sum still behind, dL/dr, dL/dg, dL/db, dL/dalpha
 FORWARD_STATE, BACKWARD_STATE = _FORWARD * TILE, _BACKWARD * TILE
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def exponential(power):
     """e^power for power in [-5.6, 0], relative error below 3e-6: a polynomial for e^(power/8), its eighth power."""
     # Degree 5, fitted for the least maximal relative error (8e-8) on the interval; powers below it are never drawn.
@@ -45,7 +46,7 @@ def exponential(power):
     return e * e
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _rows(y, half, rows):
     """First and past-last row of the tile in an ellipse of this half height."""
     low = max(_f(0.0), min(y - half + _f(0.49), _f(rows)))
@@ -53,7 +54,7 @@ def _rows(y, half, rows):
     return int(low), int(high)
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _columns(centre, square):
     """The tile's columns in the ellipse on a row, as first and past-last of whole groups of eight (or 0, 0).
 
@@ -72,7 +73,7 @@ def _columns(centre, square):
     return first, first + covered
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def _alive(state, stride, rows):
     for row in range(rows):
         for column in range(0, TILE, WIDTH):
@@ -81,7 +82,7 @@ def _alive(state, stride, rows):
     return False
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def composite_tile(records, entries, x0, y0, rows, state):
     """Draw the tile's Gaussians into `state`; returns how many were looked at before every pixel was finished."""
     zero, cap, floor = lanes(_f(0.0)), lanes(ALPHA_MAX), lanes(_f(-6.0))
@@ -119,7 +120,7 @@ def composite_tile(records, entries, x0, y0, rows, state):
     return entries.size
 
 
-@njit(fastmath=_FAST)
+@njit(fastmath=FAST)
 def composite_tile_backward(records, entries, slots, x0, y0, rows, state, gradients):
     """Write each Gaussian's gradient in this tile to its own slot of `gradients` [slots, 9]."""
     zero, cap, floor = lanes(_f(0.0)), lanes(ALPHA_MAX), lanes(_f(-6.0))

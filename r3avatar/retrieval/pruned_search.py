@@ -14,12 +14,13 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
+from r3avatar.numba_threads import FAST
+
 Array = np.ndarray
 
 _LANES = 32  # frames of a block
 _GROUP = 16  # blocks of a group
 _AXES = 4  # principal axes of a joint that are looked at; boxes and blocks hold one number more
-_FAST = {"contract", "reassoc", "arcp", "nsz"}
 _ROUNDING = 1e-5  # relative; what float32 loses in boxes and blocks is less
 
 
@@ -206,7 +207,7 @@ def _select(points, axis, order, left, right, at):
 # No slices in what follows: making one counts references, which costs more than a block.
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _search(
     query, measures, places, starts, mean, axes, angles, slack, blocks, ids, low, high, group_low, group_high, last,
     advance, seen, now, distances, rows, looked_at,
@@ -259,7 +260,7 @@ def _search(
             distances[p, i] /= end - start
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _bound(point, start, end, low, high, g, bound):
     """The sums over joints of the distances to boxes with corners [.., S, A, n]: no frame inside is nearer."""
     n = low.shape[3]
@@ -282,7 +283,7 @@ def _outside(below, above, zero):
     return d if d > zero else zero
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _look(point, start, end, blocks, b, sums):
     """The sums over joints of the distances in a block [S, A, L], by what it holds of them; returns the least."""
     for i in range(_LANES):
@@ -316,7 +317,7 @@ def _insert(distance, row, distances, rows, p, count):
     return count
 
 
-@njit(cache=True, nogil=True, fastmath=_FAST)
+@njit(cache=True, nogil=True, fastmath=FAST)
 def _distance(query, measures, frames, place, start, end, angles):
     """The sum over a part's joints of the distance of the query to the frame at a place of `PrunedSearch.measures`."""
     total, C = 0.0, query.shape[1]
