@@ -41,8 +41,7 @@ install: $(STAMP) ## make the virtual environment in .venv
 
 $(STAMP): setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(OVER) $(VENV)
-	@# --no-compile: what is imported is compiled at its first import; all of it takes a minute
-	$(BIN)/python -m pip install --quiet --no-compile --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@
 
 lint: install ## check the style
