@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from r3avatar import numba_threads
 from r3avatar.numba_threads import chunks, run_tasks
 
 from ..types import Cameras, RenderOutput
@@ -23,7 +24,8 @@ from .numba_harmonics import colours_backward, colours_forward
 from .numba_projection import project_backward, project_forward
 
 log = logging.getLogger(__name__)
-forget_stale(Path(project_forward.stats.cache_path), sorted(Path(__file__).parent.glob("*.py")))
+_sources = [Path(numba_threads.__file__), *Path(__file__).parent.glob("*.py")]
+forget_stale(Path(project_forward.stats.cache_path), _sources)
 
 
 class NumbaRasterizer(TwoStepRasterizer):
