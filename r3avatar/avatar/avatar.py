@@ -168,7 +168,10 @@ class Avatar(nn.Module):
             sh = add_colour(sh, attributes.colour)
         else:
             sh = sh.expand(len(pose), -1, -1, -1)
-        return Gaussians(means, covariances, attributes.opacity_logit.squeeze(-1).sigmoid(), sh)
+        opacities = attributes.opacity_logit.squeeze(-1).sigmoid()
+        if self.gaussians.alive is not None:
+            opacities = opacities * self.gaussians.alive
+        return Gaussians(means, covariances, opacities, sh)
 
     def _part_weights(self, offset: Tensor, logits: Tensor | None) -> Tensor:
         """Every part's share of every Gaussian, [F, N, P], by skinning weights where offsets [F, P, N, 3] put it."""

@@ -41,6 +41,8 @@ class CanonicalGaussians(nn.Module):
         self.cloth = None if cloth is None else nn.Parameter(cloth.detach().float().clone(), requires_grad=False)
         if normals is not None:
             self.normals = nn.Parameter(normals.detach().float().clone())
+        # [rows] 1 for a Gaussian, 0 for a row that is none (`training.room`); None: every row is one.
+        self.alive: Tensor | None = None
         self.static_residual = static_residual
         if static_residual:
             self.opacity_residual = nn.Parameter(torch.zeros(N, 1))  # added to the logit

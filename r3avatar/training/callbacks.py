@@ -50,6 +50,10 @@ class DensityCallback(pl.Callback):
         """`Observer`: until the density control stops."""
         return self.density.collecting(images)
 
+    def reserve(self, count: int, rows: int, device: torch.device) -> None:
+        """`Observer`: see `DensityStatistics.reserve`."""
+        self.density.reserve(count, rows, device)
+
     def accumulate(self, render: RenderOutput, attributes: Attributes) -> None:
         """`Observer`: for the statistics; see `DensityStatistics.accumulate`."""
         self.density.accumulate(render, attributes, self.width, self.height)

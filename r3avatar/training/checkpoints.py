@@ -32,7 +32,7 @@ class CheckpointFiles(TorchCheckpointIO):
         try:
             with path.open("wb", buffering=0) as opened:
                 file = _Witness(opened)
-                torch.save(checkpoint, file)
+                torch.save(_trimmed(checkpoint), file)
                 os.fsync(opened.fileno())
         except (OSError, RuntimeError) as error:
             path.unlink(missing_ok=True)
@@ -45,6 +45,15 @@ class CheckpointFiles(TorchCheckpointIO):
                 f"{os.strerror(cause.errno or 0)} ({free / 2**20:.1f} MiB are free); the one before is intact. "
                 "Make room, and go on with resume=auto"
             ) from cause
+
+
+def _trimmed(value):
+    """The same with tensors that hold no more than they show: of a view torch would write all of its memory."""
+    if isinstance(value, torch.Tensor):
+        return value if value.untyped_storage().nbytes() == value.nbytes else value.clone()
+    if isinstance(value, dict):
+        return {key: _trimmed(item) for key, item in value.items()}
+    return [_trimmed(item) for item in value] if type(value) is list else value
 
 
 class _Witness:

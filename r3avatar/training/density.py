@@ -169,6 +169,10 @@ class DensityControl:
         """Take in one step, after its backward pass; see `DensityStatistics.observe`."""
         self.statistics.observe(render, attributes, width, height)
 
+    def reserve(self, count: int, rows: int, device: torch.device) -> None:
+        """Before a CUDA graph that accumulates is recorded; see `DensityStatistics.reserve`."""
+        self.statistics.reserve(count, rows, device)
+
     def accumulate(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
         """What of `observe` a CUDA graph may hold; see `DensityStatistics.accumulate`."""
         self.statistics.accumulate(render, attributes, width, height)

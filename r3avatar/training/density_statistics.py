@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SMALLEST_SCALE = 1e-8  # metres, before the logarithm
 _HIGHEST = ("radii", "opacity_logits")  # the interval's maxima; the others are sums
+_BEGINNING = {"opacity_logits": -torch.inf}  # of an interval's tensors; the others begin at 0
 _WINDOW = ("opacity_logits", "log_scale_sum", "frame_count")  # what the window keeps of an interval
 
 
@@ -30,6 +31,8 @@ class DensityStatistics:
         self.frames = 0  # in the interval
         self.last: dict[str, Tensor] = {}  # the last frame's opacity_logits, scales, quaternions
         self.history: list[dict] = []  # closed intervals, newest first: frames and the window's three tensors
+        self._interval_room: dict[str, Tensor] = {}  # what `interval` and `last` are the first rows of, if anything
+        self._last_room: dict[str, Tensor] = {}
 
     def observe(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
         """Take in a step of F frames x V views: `accumulate` and `advance`."""
@@ -39,6 +42,41 @@ class DensityStatistics:
     def advance(self, frames: int) -> None:
         """Count the frames of a step that was accumulated: of every replay, where a CUDA graph accumulates."""
         self.frames += frames
+
+    def reserve(self, count: int, rows: int, device: torch.device) -> None:
+        """Be ready for steps of `rows`, of which the first `count` are Gaussians and the others count for nothing.
+
+        Statistics lie in tensors of so many rows from then on, and stay there through the edits that these suffice for:
+        a recorded step finds them.
+        """
+        room = self._interval_room.get("radii")
+        if room is not None and len(room) == rows and room.device == device and self.interval:
+            return
+        self._to(device)
+        interval, last = self.interval or self._empty(count, device), self.last
+        if len(interval["radii"]) != count:
+            raise ValueError(f"density statistics are of {len(interval['radii'])} Gaussians, the avatar has {count}")
+        self._interval_room = self._empty(rows, device)
+        self._last_room = {
+            "opacity_logits": torch.zeros(rows, 1, device=device),
+            "scales": torch.zeros(rows, 3, device=device),
+            "quaternions": torch.zeros(rows, 4, device=device),
+        }
+        self._view(count)
+        for views, values in ((self.interval, interval), (self.last, last)):
+            for name, value in values.items():
+                views[name].copy_(value)
+
+    def _view(self, count: int) -> None:
+        """Let `interval` and `last` be the first rows of their room."""
+        self.interval = {name: value[:count] for name, value in self._interval_room.items()}
+        self.last = {name: value[:count] for name, value in self._last_room.items()}
+
+    def _to(self, device: torch.device) -> None:
+        """Move what was loaded from a checkpoint."""
+        if self.interval and self.interval["radii"].device != device:
+            self.history = [_copied(h, device) for h in self.history]
+            self.interval, self.last = _copied(self.interval, device), _copied(self.last, device)
 
     @torch.no_grad()
     def accumulate(self, render: RenderOutput, attributes: Attributes, width: int, height: int) -> None:
@@ -61,17 +99,16 @@ class DensityStatistics:
         F, V, N = render.radii.shape
         if not self.interval:
             self.interval = self._empty(N, gradient.device)
-        s = self.interval
-        if len(s["gradient_sum"]) != N:
-            raise ValueError(f"density statistics are of {len(s['gradient_sum'])} Gaussians, the render has {N}")
-        if s["gradient_sum"].device != gradient.device:  # loaded from a checkpoint
-            self.history = [_copied(h, gradient.device) for h in self.history]
-            s = self.interval = _copied(s, gradient.device)
-            self.last = {}
+        self._to(gradient.device)
+        s, mine = self.interval, self.last
+        if self._interval_room and len(self._interval_room["radii"]) == N:
+            s, mine = self._interval_room, self._last_room
+        if len(s["radii"]) != N:
+            raise ValueError(f"density statistics are of {len(s['radii'])} Gaussians, the render has {N}")
         logits, scales = attributes.opacity_logit, attributes.scale
         last = {"opacity_logits": logits[-1], "scales": scales[-1], "quaternions": attributes.rotation[-1]}
-        if not self.last:
-            self.last = {name: value.new_empty(value.shape) for name, value in last.items()}
+        if not mine:
+            mine = self.last = {name: value.new_empty(value.shape) for name, value in last.items()}
         if use_triton(self.backend, gradient.device):
             from r3avatar.training import triton_statistics
 
@@ -82,7 +119,7 @@ class DensityStatistics:
                 scales,
                 attributes.rotation,
                 s,
-                self.last,
+                mine,
                 width,
                 height,
                 _SMALLEST_SCALE,
@@ -97,7 +134,7 @@ class DensityStatistics:
         s["log_scale_sum"] += scales.clamp_min(_SMALLEST_SCALE).log().sum(dim=0)
         s["frame_count"] += F
         for name, value in last.items():
-            self.last[name].copy_(value)
+            mine[name].copy_(value)
 
     def all_reduce(self, seen_elsewhere: bool = False) -> None:
         """Combine the ranks' statistics in place (sums, maxima, the last rank's last frame): on every rank.
@@ -123,9 +160,8 @@ class DensityStatistics:
 
     def forget_interval(self) -> None:
         """As if no step had been observed since the last edit, in place: what another rank remembers counts once."""
-        for name, value in self._empty(len(self.interval.get("radii", ())), torch.device("cpu")).items():
-            if self.interval:
-                self.interval[name].copy_(value)
+        for name, value in self.interval.items():
+            value.fill_(_BEGINNING.get(name, 0.0))
 
     def state(self, last_frame: bool = False) -> dict[str, Tensor]:
         """gradients [N], radii [N] of the interval; opacity_logits [N, 1], scales [N, 3], quaternions [N, 4] of the
@@ -155,7 +191,7 @@ class DensityStatistics:
         frames = [self.frames, *(h["frames"] for h in self.history)]
         while len(history) > 1 and sum(frames[:-1]) >= self.window_frames:
             history.pop(), frames.pop()
-        N, device = len(self.interval["radii"]), self.interval["radii"].device
+        device = self.interval["radii"].device
         if edit is not None:
             rows = torch.cat([edit.keep, edit.parents])
             # All intervals at once: the work is in the launches.
@@ -164,24 +200,31 @@ class DensityStatistics:
                 {"frames": count, **{name: values[k] for name, values in windows.items()}}
                 for k, count in enumerate(frames)
             ]
-            self.interval, self.last = self._empty(len(rows), device), {}
+            if self._interval_room and len(rows) <= len(self._interval_room["radii"]):
+                for name, value in self._interval_room.items():
+                    value.fill_(_BEGINNING.get(name, 0.0))
+                self._view(len(rows))
+            else:
+                self._interval_room = self._last_room = {}
+                self.interval, self.last = self._empty(len(rows), device), {}
         else:  # in place: a CUDA graph goes on writing here
             newest = {"frames": self.frames, **{name: self.interval[name].clone() for name in _WINDOW}}
             self.history = [newest, *self.history[: len(history) - 1]]
-            for name, value in self._empty(N, device).items():
-                self.interval[name].copy_(value)
+            for name, value in self.interval.items():
+                value.fill_(_BEGINNING.get(name, 0.0))
         self.frames = 0
 
     def state_dict(self) -> dict:
         """Plain containers of tensors (copies) and numbers."""
         history = [_copied(h) for h in self.history]
-        interval, last = _copied(self.interval), _copied(self.last)
+        interval, last = _copied(self.interval), _copied(self.last) if self.frames else {}
         return {"interval": interval, "frames": self.frames, "last": last, "history": history}
 
     def load_state_dict(self, state: dict) -> None:
         """Continue where `state_dict` was taken; tensors move to the next step's device."""
         self.interval, self.frames, self.last = _copied(state["interval"]), state["frames"], _copied(state["last"])
         self.history = [_copied(h) for h in state["history"]]
+        self._interval_room = self._last_room = {}
 
     @staticmethod
     def _empty(N: int, device: torch.device) -> dict[str, Tensor]:
@@ -191,7 +234,7 @@ class DensityStatistics:
             "gradient_sum": sums[0],
             "gradient_count": sums[1],  # images in which a Gaussian was visible
             "radii": sums[2],  # highest
-            "opacity_logits": logits.fill_(-torch.inf)[:, None],  # highest
+            "opacity_logits": logits.fill_(_BEGINNING["opacity_logits"])[:, None],  # highest
             "log_scale_sum": log_scales,
             "frame_count": sums[3][:, None],
         }

@@ -97,11 +97,12 @@ class AvatarLoss(nn.Module):
         batch: Batch,
         offset: Tensor | None = None,
         codebook: TemporalCodebook | None = None,
+        alive: Tensor | None = None,
     ) -> dict[str, Tensor]:
         """Scalar tensors: each term unweighted under its weight's name (`l1`, `mask`, ...), and `total`.
 
         `render` and `batch` share F, V, H, W; offset [F, N, 3]: the decoder's; codebook: of which the terms of planes
-        are, ValueError where it is missing. Nothing here waits for the GPU.
+        are, ValueError where it is missing; alive [N]: see `offset_change`. Nothing here waits for the GPU.
         """
         if render.rgb.shape != batch.rgb.shape:
             shapes = f"{tuple(render.rgb.shape)} and {tuple(batch.rgb.shape)}"
@@ -123,7 +124,7 @@ class AvatarLoss(nn.Module):
             terms["perceptual"] = network(*pair, self.perceptual_rescale, inside[..., 0]).mean()
             total = total + self.weights["perceptual"] * terms["perceptual"]
         if self.offset_change > 0 and offset is not None and len(offset) > 1:
-            terms["offset_change"] = offset_change(offset)
+            terms["offset_change"] = offset_change(offset, alive)
             total = total + self.offset_change * terms["offset_change"]
         if self.plane_weights:
             if codebook is None:
@@ -194,12 +195,14 @@ class AvatarLoss(nn.Module):
         return truth + (mask & PERSON).eq(0).to(image)[..., None] if self.white_background else truth
 
 
-def offset_change(offset: Tensor) -> Tensor:
+def offset_change(offset: Tensor, alive: Tensor | None = None) -> Tensor:
     """How far the decoder moves a Gaussian from its mean place over the F frames of [F, N, 3], metres, on average.
 
     What skinning can explain then is left to skinning, and holds in poses that were never recorded.
+    alive [N]: 1 for what is a Gaussian, 0 for what is none; None: all are.
     """
-    return ((offset - offset.mean(0)).square().sum(-1) + 1e-8).sqrt().mean()
+    moved = ((offset - offset.mean(0)).square().sum(-1) + 1e-8).sqrt()
+    return moved.mean() if alive is None else (moved.mean(0) * alive).sum() / alive.sum()
 
 
 def rectangle_mask(rect: Tensor, height: int, width: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Protocol
 
@@ -20,6 +21,7 @@ from r3avatar.rasterizer import Rasterizer
 from r3avatar.training.finite import FiniteWatch
 from r3avatar.training.optimizer import LearningRates, place_rates
 from r3avatar.training.replicas import Replicas, replicas_of
+from r3avatar.training.room import Room
 from r3avatar.training.stopping import NotFinite
 from r3avatar.types import Batch, RenderOutput
 
@@ -49,6 +51,10 @@ class Observer(Protocol):
 
     def collecting(self, images: int) -> bool:
         """Whether it still looks after so many images."""
+        ...
+
+    def reserve(self, count: int, rows: int, device: torch.device) -> None:
+        """Be ready for steps of so many rows, of which the first `count` are Gaussians; before one is recorded."""
         ...
 
     def accumulate(self, render: RenderOutput, attributes: Attributes) -> None:
@@ -98,6 +104,7 @@ class AvatarModule(pl.LightningModule):
         self.observer: Observer | None = None  # the density control's callback
         self.replicas: Replicas | None = None  # where several processes train this avatar
         self._graph: RecordedFunction | None = None
+        self._room: Room | None = None  # where steps are recorded
         self._finite: FiniteWatch | None = None
         self._clock = time.monotonic()
 
@@ -116,6 +123,7 @@ class AvatarModule(pl.LightningModule):
                 f"{self.rasterizer} on {self.device}; set cuda_graph=null"
             )
         self._graph = RecordedFunction() if can and self.cuda_graph is not False else None
+        self._room = None if self._graph is None else Room(self.avatar.gaussians, optimizer)
         self._finite = FiniteWatch(self.device)
         optimizer.found_inf = self._finite.found  # no update from a step that is no numbers on
         self.replicas = replicas_of(self.trainer)
@@ -142,26 +150,44 @@ class AvatarModule(pl.LightningModule):
         wrapped = self.optimizers()
         observe = self.observer is not None and self.observer.collecting(self.images)
         terms: dict[str, Tensor] = {}
-        if self.replicas is not None:
-            self.replicas.reserve(wrapped.optimizer)
+        buffer = self._reserve(wrapped.optimizer, observe)
 
         def step() -> None:
             def function(batch: Batch) -> dict[str, Tensor]:
-                return self._step(batch, wrapped.optimizer, observe)
+                with self._all_rows():
+                    return self._step(batch, wrapped.optimizer, observe)
 
             if self._graph is None:
                 terms.update(function(batch))
             else:
                 kind = self.avatar.gaussians.active_sh_degree, observe
-                terms.update(self._graph(function, (batch,), kind, self._addresses(wrapped.optimizer)))
+                terms.update(self._graph(function, (batch,), kind, self._addresses(wrapped.optimizer, buffer)))
             if self.replicas is not None and not self.replicas.inside:
-                self.replicas.hand_out()
-                self._update(terms["total"], wrapped.optimizer)
+                with self._all_rows():
+                    self.replicas.hand_out()
+                    self._update(terms["total"], wrapped.optimizer)
             # The update is part of the step; without gradients Lightning's optimizer has only to count it.
             wrapped.optimizer.zero_grad(set_to_none=True)
 
         wrapped.step(closure=step)
         return {**terms, "loss": terms["total"]}
+
+    def _all_rows(self) -> AbstractContextManager:
+        """Where a recorded step is made or gone on with: the avatar with the room that it has for Gaussians."""
+        return nullcontext() if self._room is None else self._room.open()
+
+    def _reserve(self, optimizer: torch.optim.Optimizer, observe: bool) -> int | None:
+        """Make ready what a recording may not allocate: room for Gaussians, their statistics, and of several replicas
+        the buffer of gradients, whose address it returns."""
+        if self._room is not None:
+            self._room.settle()
+            if observe:
+                assert self.observer is not None
+                self.observer.reserve(self._room.count, self._room.rows, self.device)
+        if self.replicas is None:
+            return None
+        with self._all_rows():
+            return self.replicas.reserve(optimizer)
 
     def _some_general(self, batch: Batch) -> Batch:
         """The batch with a share of its frames at the general moment.
@@ -209,20 +235,20 @@ class AvatarModule(pl.LightningModule):
         with record_function("step: rasterize"):
             render = self.rasterizer(gaussians, batch.cameras)
         with record_function("step: loss"):
-            terms = self.loss(render, batch, attributes.offset, self.avatar.codebook)
+            terms = self.loss(render, batch, attributes.offset, self.avatar.codebook, self.avatar.gaussians.alive)
         with record_function("step: backward"):
             terms["total"].backward()
         return terms, render, attributes
 
-    def _addresses(self, optimizer: torch.optim.Optimizer) -> tuple:
+    def _addresses(self, optimizer: torch.optim.Optimizer, buffer: int | None) -> tuple:
         """Where a recorded step would read and write: changes where a recording is void."""
+        assert self._room is not None
         parameters = tuple(p.data_ptr() for group in optimizer.param_groups for p in group["params"])
-        buffer = None if self.replicas is None else self.replicas.reserve(optimizer)
-        return (*parameters, len(self.avatar.gaussians), self.rasterizer.generation, buffer)
+        return (*parameters, self._room.rows, self.rasterizer.generation, buffer)
 
     def forget_recordings(self) -> None:
         """Let go of recorded steps; the next training records anew."""
-        self._graph = None
+        self._graph = self._room = None
 
     def on_train_batch_end(self, outputs, batch: Batch, batch_idx: int) -> None:
         if self.budget.progress(self.images, self.seconds) >= 1 and self.device.type == "cuda":
