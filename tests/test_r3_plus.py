@@ -14,7 +14,7 @@ def test_trains_evaluates_and_says_what_is_missing(workplace, only_tiny_capture)
     workplace("train", "experiment=demo", *only_tiny_capture, *steps)  # the demo's own avatar
     folder = workplace.folder / "outputs" / "plus"
     config = OmegaConf.load(folder / "config.yaml")
-    assert config.codebook.general and config.retrieval.general == 0.7 and config.loss.ssim == 0.1
+    assert config.codebook.general and config.retrieval.pictures == 8 and config.loss.ssim == 0.1
     assert config.avatar.shading and config.loss.general_squared == 5
     planes = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]["avatar.codebook.planes"]
     # All texels of the general moment, the last row of the time planes, begin at 1; some images have trained it.

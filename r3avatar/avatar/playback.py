@@ -8,7 +8,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from r3avatar.avatar.attribute_table import KeptTables
+from r3avatar.avatar.attribute_table import AttributeTable, KeptTables
 from r3avatar.avatar.avatar import Avatar, Constants
 from r3avatar.cuda_graphs import GraphMemory, Inbox, RecordedFunction, tensors_of
 from r3avatar.rasterizer.base import Rasterizer
@@ -24,7 +24,8 @@ class Playback:
     for the device once, to be sure that the picture is complete. Poses, times, cameras and retrieved times may be on
     any device; what comes from the host is one small copy.
 
-    Of a `Mixture` the attributes at all its times are decoded once, by the first picture, and kept.
+    Of a `Mixture` the attributes at all its times are decoded once, by the first picture, and kept. One that asks for
+    several pictures is drawn so many times, and their mean is what is returned.
 
     Pictures (rgb, alpha) are the caller's own. `radii` and `means2d` are valid until the next call.
     """
@@ -71,12 +72,30 @@ class Playback:
 
     def _mixed(self, pose: BodyPose, mixture: Mixture, cameras: Cameras) -> RenderOutput:
         number, table = self._tables(mixture, self._known())
+        if mixture.pictures > 1:
+            return self._averaged(pose, mixture, cameras, number, table)
 
         def mixed(pose: BodyPose, weights: Tensor, cameras: Cameras) -> RenderOutput:
             gaussians = self.avatar.reconstruct(table.mix(weights), pose, self._constants)
             return self.rasterizer(gaussians, cameras)
 
         return self._render(mixed, (pose, mixture.shares, cameras), number)
+
+    def _averaged(
+        self, pose: BodyPose, mixture: Mixture, cameras: Cameras, number: int, table: AttributeTable
+    ) -> RenderOutput:
+        """The mean of the pictures of a mixture's pieces; `radii` and `means2d` are the last piece's."""
+
+        def averaged(pose: BodyPose, pieces: Tensor, counts: Tensor, cameras: Cameras) -> RenderOutput:
+            rgb, alpha, output = 0, 0, None
+            for k in range(pieces.shape[1]):  # one after the other: the memory of one
+                gaussians = self.avatar.reconstruct(table.mix(pieces[:, k]), pose, self._constants)
+                output = self.rasterizer(gaussians, cameras)
+                count = counts[:, k, None, None, None]
+                rgb, alpha = rgb + count[..., None] * output.rgb, alpha + count * output.alpha
+            return replace(output, rgb=rgb, alpha=alpha)
+
+        return self._render(averaged, (pose, *mixture.pieces(), cameras), number)
 
     def _known(self) -> Constants:
         if self._constants is None:

@@ -37,6 +37,7 @@ class MixtureRetriever(_Retriever):
         bandwidth: float = 0.25,
         most: int = 512,
         general: float = 0.0,
+        pictures: int = 1,
         up: Sequence[float] | None = None,
     ):
         """
@@ -47,6 +48,8 @@ class MixtureRetriever(_Retriever):
                 the attributes of each.
             general: how much the avatar's general moment counts beside the recorded ones, 0 to 1 (an avatar trained
                 with codebook.general=true).
+            pictures: 1: one picture of the averaged attributes; more: the mean of so many, each of a stretch of the
+                recorded times (`Mixture.pieces`) and rendered by itself.
             up: [3] the world's up; None = the axis nearest to the recorded bodies' own up.
         """
         super().__init__(kind, "torch")
@@ -54,7 +57,9 @@ class MixtureRetriever(_Retriever):
             raise ValueError(f"bandwidth = {bandwidth} must be positive and most = {most} at least 1")
         if not 0 <= general <= 1:
             raise ValueError(f"general = {general} is a share: 0 to 1")
-        self.bandwidth, self.most, self.general = bandwidth, most, general
+        if pictures < 1:
+            raise ValueError(f"pictures = {pictures} must be at least 1")
+        self.bandwidth, self.most, self.general, self.pictures = bandwidth, most, general, pictures
         self._given_up = given_up(up)
         self.up: Tensor | None = None
         self.bandwidths: Tensor | None = None  # [5] radians, of the parts
@@ -79,7 +84,7 @@ class MixtureRetriever(_Retriever):
         _, distances, ids = self._search_ids(theta, history, None)  # [Q, 5, D], the nearest first
         shares = torch.softmax(-(distances / self.bandwidths[:, None]).square() / 2, -1)
         weights, mean = torch.zeros_like(shares).scatter_(-1, ids, shares), (shares * distances).sum(-1)
-        return Mixture(self.times, weights, mean, self.general_shares(mean))
+        return Mixture(self.times, weights, mean, self.general_shares(mean), self.pictures)
 
     def general_shares(self, distances: Tensor) -> Tensor | None:
         """What the general moment counts [Q, 5], for a query whose mixtures have `distances` [Q, 5]."""

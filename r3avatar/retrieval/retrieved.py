@@ -82,6 +82,7 @@ class Mixture:
     weights: Tensor  # [Q, 5, D] float, 0 or more, those of a part and query frame summing to 1
     distances: Tensor  # [Q, 5] the frames' mean pose distance, by their shares
     general: Tensor | None = None  # [Q, 5] how much the general moment counts beside them, 0 to 1; None: nothing
+    pictures: int = 1  # of pieces of the mixture, to be averaged (`pieces`); 1: a single picture, of averaged attributes
     align = True  # rotations are mixed as unit quaternions of aligned signs
 
     def __post_init__(self):
@@ -96,7 +97,7 @@ class Mixture:
         if isinstance(rows, int):
             rows = slice(rows, rows + 1 or None)
         general = None if self.general is None else self.general[rows]
-        return Mixture(self.frames, self.weights[rows], self.distances[rows], general)
+        return Mixture(self.frames, self.weights[rows], self.distances[rows], general, self.pictures)
 
     @staticmethod
     def joined(results: Sequence[Mixture]) -> Mixture:
@@ -105,7 +106,7 @@ class Mixture:
         assert all(torch.equal(frames, r.frames) for r in results), "mixtures of different recorded frames"
         general = None if results[0].general is None else torch.cat([r.general for r in results])
         weights, distances = torch.cat([r.weights for r in results]), torch.cat([r.distances for r in results])
-        return Mixture(frames, weights, distances, general)
+        return Mixture(frames, weights, distances, general, results[0].pictures)
 
     @property
     def shares(self) -> Tensor:
@@ -114,6 +115,29 @@ class Mixture:
             return self.weights
         general = self.general[..., None]
         return torch.cat([(1 - general) * self.weights, general], -1)
+
+    def pieces(self) -> tuple[Tensor, Tensor]:
+        """The mixture as K = `pictures` narrow ones that count alike, each of a stretch of recorded time, and where the
+        general moment counts as one more, of it alone: shares [Q, K', 5, D'] as of `shares`, and how much each counts
+        [Q, K']. Their mean is the mixture; they change as continuously as it does.
+        """
+        K, order = self.pictures, self.frames.argsort()
+        weights = self.weights[..., order].double()
+        ends = weights.cumsum(-1)
+        ends = ends / ends[..., -1:]
+        starts = torch.cat([torch.zeros_like(ends[..., :1]), ends[..., :-1]], -1)
+        cuts = torch.arange(K + 1, device=ends.device, dtype=ends.dtype)[:, None, None] / K  # between the pieces
+        inside = torch.minimum(ends[:, None], cuts[1:]) - torch.maximum(starts[:, None], cuts[:-1])  # [Q, K, 5, D]
+        pieces = torch.empty_like(inside)
+        pieces[..., order] = inside.clamp_min(0)
+        pieces = (pieces / pieces.sum(-1, keepdim=True)).to(self.weights)
+        counts = self.weights.new_full((len(self), K), 1 / K)
+        if self.general is None:
+            return pieces, counts
+        pieces = torch.nn.functional.pad(pieces, (0, 1, 0, 0, 0, 1))
+        pieces[:, -1, :, -1] = 1
+        share = self.general.mean(-1, keepdim=True)  # a picture has one
+        return pieces, torch.cat([(1 - share) * counts, share], 1)
 
     @property
     def times(self) -> Tensor:
@@ -139,4 +163,4 @@ class Mixture:
     @property
     def decisive(self) -> tuple[Tensor, ...]:
         """What decides the pictures."""
-        return self.frames, self.weights
+        return self.frames, self.shares, torch.tensor(self.pictures)
