@@ -103,7 +103,7 @@ class LiveMixture(_Live):
             raise ValueError(f"live retrieval mixes up to {MOST} recorded frames, not {known}; set retrieval.most=512")
         super().__init__(retriever, EMBEDDED_JOINTS[retriever.kind], True, retriever.up, known)
         self._frames = retriever.times.cpu()
-        self._general_shares = retriever.general_shares
+        self._general_shares, self._pictures = retriever.general_shares, retriever.pictures
         self._bandwidths = retriever.bandwidths.double().cpu().numpy()[:, None]
 
     def push(self, theta: Tensor) -> Mixture:
@@ -115,9 +115,8 @@ class LiveMixture(_Live):
         weights = np.zeros_like(shares)
         np.put_along_axis(weights, rows, shares, 1)
         mean = torch.from_numpy((shares * distances).sum(1)).float()
-        return Mixture(
-            self._frames, torch.from_numpy(weights).float()[None], mean[None], self._general_shares(mean[None])
-        )
+        general = self._general_shares(mean[None])
+        return Mixture(self._frames, torch.from_numpy(weights).float()[None], mean[None], general, self._pictures)
 
     def finish(self) -> list[Mixture]:
         """Nothing is open; then a new query may begin."""

@@ -82,7 +82,7 @@ class Mixture:
     weights: Tensor  # [Q, 5, D] float, 0 or more, those of a part and query frame summing to 1
     distances: Tensor  # [Q, 5] the frames' mean pose distance, by their shares
     general: Tensor | None = None  # [Q, 5] how much the general moment counts beside them, 0 to 1; None: nothing
-    pictures: int = 1  # of pieces of the mixture, to be averaged (`pieces`); 1: a single picture, of averaged attributes
+    pictures: int = 1  # so many are drawn, one of each of its `pieces`, and averaged; 1: one, of averaged attributes
     align = True  # rotations are mixed as unit quaternions of aligned signs
 
     def __post_init__(self):

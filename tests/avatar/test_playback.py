@@ -9,7 +9,7 @@ from r3avatar.avatar import Playback, TemporalCodebook, build_avatar
 from r3avatar.body import load_body
 from r3avatar.cuda_graphs import Inbox, tensors_of
 from r3avatar.rasterizer import make_rasterizer
-from r3avatar.retrieval import Retrieved
+from r3avatar.retrieval import Mixture, Retrieved
 from r3avatar.types import BodyPose, Cameras
 
 from .blending_backends import blended_by_both
@@ -75,6 +75,31 @@ def test_pictures_are_those_of_the_plain_path(device):
             torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4, msg=lambda m, n=number: f"picture {n}: {m}")
         assert ours.alpha.max() > 0.5
     assert len({tuple(ours.rgb.flatten()[::97].tolist()) for ours, _ in seen}) == len(seen)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@torch.no_grad()
+def test_the_mean_of_a_mixtures_pictures(device):
+    """The pictures of its pieces, each drawn by itself; on CUDA the first plainly, the second is recorded."""
+    avatar = _avatar(device)
+    rasterizer = make_rasterizer("triton" if device == "cuda" else "numba")
+    playback = Playback(avatar, rasterizer)
+    for turn in range(4):
+        pose, cameras = _pose(turn), _cameras(2, 0.4 * turn)
+        weights = torch.rand(1, 5, 10, generator=torch.Generator().manual_seed(turn)).square()
+        weights /= weights.sum(-1, keepdim=True)
+        mixture = Mixture(torch.arange(10.0), weights, torch.zeros(1, 5), pictures=3)
+        ours = playback.retrieved(pose, mixture, cameras)
+        pictures = []
+        for k in range(3):
+            piece = Mixture(mixture.frames, mixture.pieces()[0][:, k], mixture.distances)
+            pictures.append(rasterizer(avatar.animate(pose.to(device), piece), cameras.to(device)))
+        assert (pictures[0].rgb - pictures[2].rgb).abs().max() > 0.02
+        for name in ("rgb", "alpha"):
+            mean = sum(getattr(p, name) for p in pictures) / 3
+            torch.testing.assert_close(getattr(ours, name), mean, rtol=1e-4, atol=1e-4)
+        single = playback.retrieved(pose, Mixture(mixture.frames, weights, mixture.distances), cameras)
+        assert (single.rgb - ours.rgb).abs().max() > 0.01
 
 
 def _retrievals(turn):

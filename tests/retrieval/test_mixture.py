@@ -114,7 +114,7 @@ def test_live_is_the_same(T):
 
 
 def test_what_is_refused(monkeypatch):
-    for options in ({"bandwidth": 0.0}, {"most": 0}, {"up": [0, 0, 0]}):
+    for options in ({"bandwidth": 0.0}, {"most": 0}, {"up": [0, 0, 0]}, {"pictures": 0}):
         with pytest.raises(ValueError):
             MixtureRetriever("smpl", **options)
     with pytest.raises(RuntimeError, match="fit"):
@@ -138,3 +138,36 @@ def test_the_general_moment_has_its_share():
     torch.testing.assert_close(torch.cat([live.push(p).shares for p in query]), given.shares, rtol=1e-3, atol=1e-5)
     with pytest.raises(ValueError, match="share"):
         MixtureRetriever("smpl", general=1.5)
+
+
+@pytest.mark.parametrize("general", [0.0, 0.3])
+@pytest.mark.parametrize(("T", "K"), [(30, 1), (30, 4), (30, 9), (3, 8), (1, 4)])
+def test_the_mean_of_the_pieces_is_the_mixture(T, K, general):
+    query = walk(7, seed=1)
+    found = fitted(T, general=general, pictures=K).retrieve(query)
+    shares, counts = found.pieces()
+    assert shares.shape == (7, K + (general > 0), 5, T + (general > 0)) and shares.dtype == found.weights.dtype
+    assert (shares >= 0).all() and shares.isfinite().all()
+    torch.testing.assert_close(shares.sum(-1), torch.ones(shares.shape[:-1]))
+    torch.testing.assert_close(counts.sum(-1), torch.ones(7))
+    mean = torch.einsum("qk,qkpd->qpd", counts, shares)
+    torch.testing.assert_close(mean, found.shares, atol=1e-5, rtol=1e-4)
+    mean_time = (shares[:, :K, :, :T] * torch.arange(T)).sum(-1)
+    assert (mean_time.diff(dim=1) >= -1e-4).all(), "stretches of recorded time, one after the other"
+    if general:
+        assert (shares[:, -1, :, -1] == 1).all() and torch.equal(shares[:, :-1, :, -1], torch.zeros(7, K, 5))
+    assert found[[2, 3]].pictures == Mixture.joined([found[:2], found[2:]]).pictures == K
+
+
+def test_pieces_are_narrow_continuous_and_of_frames_in_any_order():
+    query, retriever = walk(7, seed=1), fitted(pictures=6)
+    found = retriever.retrieve(query)
+    shares, _ = found.pieces()
+    assert (shares > 0).sum(-1).float().mean() < 30 / 4
+    moved = retriever.retrieve(query + 1e-4 * torch.randn(query.shape, generator=torch.Generator().manual_seed(0)))
+    assert (moved.pieces()[0] - shares).abs().max() < 0.1
+    order = torch.randperm(30, generator=torch.Generator().manual_seed(1))
+    other = Mixture(found.frames[order], found.weights[..., order], found.distances, pictures=6).pieces()[0]
+    torch.testing.assert_close(other, shares[..., order], atol=1e-5, rtol=1e-4)
+    live = retriever.live()
+    torch.testing.assert_close(torch.cat([live.push(p).pieces()[0] for p in query]), shares, atol=1e-3, rtol=1e-2)
