@@ -98,3 +98,43 @@ def test_as_the_twin_on_cuda_without_waiting_and_captured(N):
     for k in (1, 2, 2):
         b.observe(*steps[k], 512, 600)
     check(a, b)
+
+
+@pytest.mark.parametrize("backend", ["triton", "torch"])
+def test_statistics_with_room_are_those_without(backend):
+    """Through edits that fit and one that does not, a close without an edit, and a reload."""
+    a, b = DensityStatistics(5, backend), DensityStatistics(5, backend)
+    count, rows = 20, 32
+    for k in range(8):
+        b.reserve(count, rows, torch.device(DEVICE))
+        places = [x.data_ptr() for x in (*b.interval.values(), *b.last.values())]
+        for seed in (2 * k, 2 * k + 1):
+            render, said = step(seed, 2, 3, rows)
+            b.observe(render, said, 50, 60)
+            few = torch.zeros(2, 3, count, 2, device=DEVICE, requires_grad=True)
+            few.grad = render.means2d.grad[:, :, :count]
+            own = {name: getattr(said, name)[:, :count] for name in ("opacity_logit", "scale", "rotation")}
+            a.observe(RenderOutput(render.rgb, render.alpha, render.radii[..., :count], few),
+                      SimpleNamespace(**own), 50, 60)  # fmt: skip
+        check(b, a)
+        for name, value in a.state().items():
+            torch.testing.assert_close(b.state()[name], value, rtol=1e-5, atol=1e-6)
+        edit = None
+        if k != 3:
+            keep, parents = torch.arange(1, count, device=DEVICE), torch.arange(2 + 4 * (k == 5), device=DEVICE)
+            edit = SimpleNamespace(keep=keep, parents=parents)
+            count += 1 + 4 * (k == 5)
+        a.close(edit)
+        b.close(edit)
+        rows = max(rows, 32 if count <= 24 else 48)
+        if rows == 32:
+            b.reserve(count, rows, torch.device(DEVICE))
+            assert [x.data_ptr() for x in (*b.interval.values(), *b.last.values())] == places
+        if k == 4:
+            saved = b.state_dict()
+            assert not saved["last"] and len(saved["interval"]["radii"]) == count
+            b = DensityStatistics(5, backend)
+            b.load_state_dict(saved)
+    assert count == 31 and rows == 48
+    with pytest.raises(ValueError, match="of 31 Gaussians, the avatar has 30"):
+        b.reserve(30, 32, torch.device(DEVICE))
