@@ -150,13 +150,23 @@ class Avatar(nn.Module):
         weights = self._part_weights(fade(now[0], before[0], jump, share), logits)
         return Attributes(*blend(now, before, jump, weights, share, align=3 if align else None))
 
-    def reconstruct(self, attributes: Attributes, pose: BodyPose, constants: Constants | None = None) -> Gaussians:
-        """Skin the Gaussians with the given attributes to the F frames of `pose`."""
+    def reconstruct(
+        self,
+        attributes: Attributes,
+        pose: BodyPose,
+        constants: Constants | None = None,
+        vertex: Tensor | None = None,
+    ) -> Gaussians:
+        """Skin the Gaussians with the given attributes to the F frames of `pose`.
+
+        vertex: [F, N] the body's vertices that they follow; None: as `Skinning.vertex` finds them.
+        """
         canonical = self.gaussians.positions + attributes.offset  # [F, N, 3]
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
         frame = self.skinning.pose(pose, corrections)
         logits = self.skinning_logits(constants)
-        vertex = self.skinning.vertex(self.gaussians.positions, canonical)
+        if vertex is None:
+            vertex = self.skinning.vertex(self.gaussians.positions, canonical)
         normals = None if self.shading is None else self.gaussians.normals
         means, covariances, *turned = self.skinning.deform(
             canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals

@@ -12,6 +12,8 @@ import torch
 from numba import njit
 from torch import Tensor
 
+from r3avatar import numba_threads
+from r3avatar.numba_cache import follow
 from r3avatar.numba_threads import FAST, arrays, next_task, run_tasks
 
 _CHUNK = 64  # points a task: enough to amortise what taking one costs
@@ -219,3 +221,6 @@ def sample_planes(planes: Tensor, layout: Tensor, points: Tensor, taus: Tensor, 
     Differentiable in planes and points, not in taus. Twin: `TemporalCodebook.sample_torch`.
     """
     return _Sample.apply(planes, layout, points, taus.to(points.dtype), temporal)
+
+
+follow(_forward, numba_threads)

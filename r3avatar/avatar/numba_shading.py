@@ -12,7 +12,10 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from r3avatar import numba_threads
+from r3avatar.numba_cache import follow
 from r3avatar.numba_threads import CHUNK, FAST, arrays, chunks, next_task, run_tasks
+from r3avatar.rasterizer import spherical_harmonics
 from r3avatar.rasterizer.spherical_harmonics import C0, C1, C2
 
 _EPS = 1e-12  # as torch.nn.functional.normalize
@@ -144,3 +147,6 @@ def _backward(
                 d_directions[f, n, 1] = (dy - along * y) / length
                 d_directions[f, n, 2] = (dz - along * z) / length
         task = next_task(counter)
+
+
+follow(_forward, numba_threads, spherical_harmonics)

@@ -12,6 +12,8 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from r3avatar import numba_threads
+from r3avatar.numba_cache import follow
 from r3avatar.numba_threads import CHUNK, FAST, arrays, chunks, next_task, run_tasks
 
 
@@ -256,3 +258,6 @@ def _turn_back(q, inverse, g, out):
     along = w * dw + x * dx + y * dy + z * dz
     out[0], out[1] = (dw - w * along) * inverse, (dx - x * along) * inverse
     out[2], out[3] = (dy - y * along) * inverse, (dz - z * along) * inverse
+
+
+follow(_forward, numba_threads)

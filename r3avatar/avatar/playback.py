@@ -86,10 +86,17 @@ class Playback:
     ) -> RenderOutput:
         """The mean of the pictures of a mixture's pieces; `radii` and `means2d` are the last piece's."""
 
+        positions = self.avatar.gaussians.positions
+
         def averaged(pose: BodyPose, pieces: Tensor, counts: Tensor, cameras: Cameras) -> RenderOutput:
+            F, K = counts.shape
+            attributes = table.mix(pieces.flatten(0, 1))  # at once: the table is read once
             rgb, alpha, output = 0, 0, None
-            for k in range(pieces.shape[1]):  # one after the other: the memory of one
-                gaussians = self.avatar.reconstruct(table.mix(pieces[:, k]), pose, self._constants)
+            # The body's vertices are looked for once, where the Gaussians are on average: a third of the time on a CPU.
+            mean = (attributes.offset.unflatten(0, (F, K)) * counts[..., None, None]).sum(1)
+            vertex = self.avatar.skinning.vertex(positions, positions + mean)
+            for k in range(K):  # one after the other: the memory of one
+                gaussians = self.avatar.reconstruct(attributes[k::K], pose, self._constants, vertex)
                 output = self.rasterizer(gaussians, cameras)
                 count = counts[:, k, None, None, None]
                 rgb, alpha = rgb + count[..., None] * output.rgb, alpha + count * output.alpha

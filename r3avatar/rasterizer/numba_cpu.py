@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from r3avatar import numba_threads
+from r3avatar.numba_cache import forget_stale
 from r3avatar.numba_threads import chunks, run_tasks
 
 from ..types import Cameras, RenderOutput
 from . import spherical_harmonics
 from .base import TwoStepRasterizer
 from .numba_binning import build_tile_lists
-from .numba_cache import forget_stale
 from .numba_composite import composite, composite_backward
 from .numba_harmonics import colours_backward, colours_forward
 from .numba_projection import project_backward, project_forward

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 import numpy as np
 from numba import njit
 
+from r3avatar import numba_threads
+from r3avatar.numba_cache import follow
 from r3avatar.numba_threads import FAST
 
 Array = np.ndarray
@@ -376,3 +378,6 @@ def distances_by_hand(query, bank, starts, angles):
                 found[p, t] += math.sqrt(chord + rest)
             found[p, t] /= starts[p + 1] - starts[p]
     return found
+
+
+follow(_search, numba_threads)

@@ -13,8 +13,12 @@ from numba import njit
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from r3avatar import numba_threads
+from r3avatar.evaluation import metrics
 from r3avatar.evaluation.metrics import C1, C2, SIGMA, WINDOW
+from r3avatar.numba_cache import follow
 from r3avatar.numba_threads import FAST, arrays, next_task, run_tasks
+from r3avatar.training import losses
 from r3avatar.training.losses import BOUND, PERSON
 
 _REACH = WINDOW // 2
@@ -278,3 +282,6 @@ def _similar_backward(counter, tasks, image, truth, mask, boxes, white, taps, sh
                         dx[k] + 2 * image[b, i, 3 * left + k] * ds[k] + y[k] * dp[k]
                     )
         task = next_task(counter)
+
+
+follow(_compare, numba_threads, metrics, losses)

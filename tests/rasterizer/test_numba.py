@@ -2,6 +2,8 @@
 
 import os
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 
 import numba
 import numpy as np
@@ -9,10 +11,10 @@ import pytest
 import torch
 
 from r3avatar import numba_threads
+from r3avatar.numba_cache import follow, forget_stale
 from r3avatar.numba_threads import run_tasks
 from r3avatar.rasterizer import NumbaRasterizer
 from r3avatar.rasterizer.numba_binning import depth_order
-from r3avatar.rasterizer.numba_cache import forget_stale
 from r3avatar.rasterizer.numba_simd import lanes, load, ramp, store, total
 from r3avatar.rasterizer.numba_tiles import exponential
 from r3avatar.rasterizer.projection import covariance_from_scale_rotation
@@ -209,3 +211,26 @@ def test_kernels_older_than_their_sources_are_forgotten(tmp_path):
     os.utime(source, (2000, 2000))
     assert forget_stale(tmp_path, [source, other]) == 1
     assert kept.exists() and not stale.exists() and foreign.exists()
+
+
+def test_kernels_follow_the_modules_they_are_compiled_with(tmp_path):
+    """Every module with kept kernels that takes anything from others, but for annotations alone."""
+    package, free = Path(numba_threads.__file__).parent, {"silhouette", "fractional", "skin", "light"}
+    for path in package.rglob("*.py"):
+        text = path.read_text()
+        if "cache=True" in text and "r3avatar" in text and path.parent.name != "rasterizer" and path.stem not in free:
+            assert "\nfollow(" in text, path
+    other = SimpleNamespace(__file__=str(tmp_path / "other.py"))
+    Path(other.__file__).write_text("")
+    kept = tmp_path / "test_numba.kernel-1.py311.nbi"
+    kept.write_text("")
+    own = SimpleNamespace(__code__=SimpleNamespace(co_filename=str(tmp_path / "test_numba.py")))
+    Path(own.__code__.co_filename).write_text("")
+    for path, moment in ((own.__code__.co_filename, 1000), (kept, 2000), (other.__file__, 1500)):
+        os.utime(path, (moment, moment))
+    kernel = SimpleNamespace(py_func=own, stats=SimpleNamespace(cache_path=str(tmp_path)))
+    follow(kernel, other)
+    assert kept.exists()
+    os.utime(other.__file__, (3000, 3000))
+    follow(kernel, other)
+    assert not kept.exists()

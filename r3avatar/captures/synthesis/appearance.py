@@ -13,8 +13,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from r3avatar.captures.synthesis import person
 from r3avatar.captures.synthesis.arithmetic import draws
 from r3avatar.captures.synthesis.person import BODY, CLOTH, EYE, HAIR, HEAD, LIPS, SHOE, Marks
+from r3avatar.numba_cache import follow
 
 Array = NDArray[np.float64]
 
@@ -361,3 +363,6 @@ def _eye(x, y, colours, m):
     if distance < 0.0072:
         return _scaled(colours, IRIS, 1.0)
     return 0.95, 0.94, 0.93
+
+
+follow(paint, person)

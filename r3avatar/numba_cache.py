@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+
+
+def follow(kernel: Callable, *modules: ModuleType) -> None:
+    """Forget a module's kernels, of which this is one, where what they take from other modules has changed since.
+
+    Called below the kernels of a module, with the modules whose functions or constants they are compiled with.
+    """
+    own = Path(kernel.py_func.__code__.co_filename)
+    forget_stale(Path(kernel.stats.cache_path), [own, *(Path(module.__file__) for module in modules)])
 
 
 def forget_stale(folder: Path, sources: list[Path]) -> int:
