@@ -121,11 +121,11 @@ def test_training_through_edits(device):
     """On the CPU the same Gaussians to the last bits of sums; the GPU's sums come in any order."""
 
     def control():
-        return DensityControl(start=4, stop=44, every=8, grad_threshold=2e-3, kl_clone=0.0, kl_split=0.0)
+        return DensityControl(start=4, stop=24, every=4, grad_threshold=2e-3, kl_clone=0.0, kl_split=0.0)
 
     watch = _WithRoom()
-    plain, _ = _train(device, 11, control(), cuda_graph=False if device == "cuda" else None)
-    roomy, _ = _train(device, 11, control(), cuda_graph=False if device == "cuda" else None, extra=[watch])
+    plain, _ = _train(device, 6, control(), cuda_graph=False if device == "cuda" else None)
+    roomy, _ = _train(device, 6, control(), cuda_graph=False if device == "cuda" else None, extra=[watch])
     counts = [count for count, _ in watch.rows]
     assert len(set(counts)) > 3 and all(count <= rows == rows_for(count) for count, rows in watch.rows[:1])
     sizes = [len(m.avatar.gaussians) for m in (plain, roomy)]
