@@ -20,13 +20,17 @@ import io
 import zipfile
 from pathlib import Path
 
-import anny
 import demo_body_rig as rig
 import numpy as np
 import PIL.Image
 import torch
 import yaml
 from scipy.optimize import nnls
+
+try:
+    import anny
+except ModuleNotFoundError:  # --help goes without it
+    anny = None
 
 STATURE = 1.70  # metres, the neutral adult
 BASE = {"gender": 0.5, "age": 0.7, "muscle": 0.5, "weight": 0.5, "proportions": 0.5}  # the height: see STATURE
@@ -260,6 +264,8 @@ def main() -> None:
     default = Path(__file__).parents[1] / "r3avatar" / "body" / "demo_body.npz"
     parser.add_argument("--output", type=Path, default=default)
     output = parser.parse_args().output
+    if anny is None:
+        parser.error("needs the package anny: pip install -e '.[demo_body]'")
     arrays, joints, joint_shapes = build()
     write_npz(output, arrays)
     fitted = arrays["J_regressor"] @ arrays["v_template"]
