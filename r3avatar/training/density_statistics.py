@@ -160,8 +160,7 @@ class DensityStatistics:
 
     def forget_interval(self) -> None:
         """As if no step had been observed since the last edit, in place: what another rank remembers counts once."""
-        for name, value in self.interval.items():
-            value.fill_(_BEGINNING.get(name, 0.0))
+        _begin(self.interval)
 
     def state(self, last_frame: bool = False) -> dict[str, Tensor]:
         """gradients [N], radii [N] of the interval; opacity_logits [N, 1], scales [N, 3], quaternions [N, 4] of the
@@ -201,8 +200,7 @@ class DensityStatistics:
                 for k, count in enumerate(frames)
             ]
             if self._interval_room and len(rows) <= len(self._interval_room["radii"]):
-                for name, value in self._interval_room.items():
-                    value.fill_(_BEGINNING.get(name, 0.0))
+                _begin(self._interval_room)
                 self._view(len(rows))
             else:
                 self._interval_room = self._last_room = {}
@@ -210,8 +208,7 @@ class DensityStatistics:
         else:  # in place: a CUDA graph goes on writing here
             newest = {"frames": self.frames, **{name: self.interval[name].clone() for name in _WINDOW}}
             self.history = [newest, *self.history[: len(history) - 1]]
-            for name, value in self.interval.items():
-                value.fill_(_BEGINNING.get(name, 0.0))
+            _begin(self.interval)
         self.frames = 0
 
     def state_dict(self) -> dict:
@@ -238,6 +235,12 @@ class DensityStatistics:
             "log_scale_sum": log_scales,
             "frame_count": sums[3][:, None],
         }
+
+
+def _begin(interval: dict[str, Tensor]) -> None:
+    """As if nothing had been observed, in place: a CUDA graph goes on writing there."""
+    for name, value in interval.items():
+        value.fill_(_BEGINNING.get(name, 0.0))
 
 
 def _copied(values: dict, device: torch.device | None = None) -> dict:
