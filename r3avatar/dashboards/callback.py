@@ -19,8 +19,8 @@ _STRIPS = 4  # of a validation, at most
 class DashboardCallback(pl.Callback):
     """Logs every validation: novel-view metrics, strips, the Gaussians' histograms, the codebook's planes.
 
-    Steps are `ProgressCallback`'s, whose log lines wait for the device anyway; nothing here is called in one. A
-    checkpoint remembers the log's run, which goes on with it. Of several processes the first one has it.
+    Steps are `ProgressCallback`'s; nothing here is called in one. A checkpoint remembers the log's run, which goes on
+    with it. Of several processes the first one has it.
     """
 
     def __init__(self, log: Logger, strips: bool = True):

@@ -28,10 +28,14 @@ class Rasterizer(abc.ABC):
     generation = 0
     """Changes where a recorded call would no longer do: buffers of another size, say."""
 
-    def check_capacity(self) -> bool:
-        """Whether buffers of a fixed size had to grow for what was rendered lately; it synchronises. Never by default.
+    fullness: Tensor | None = None
+    """[1], on the device: how full buffers of a fixed size have been lately; None: there are none."""
+
+    def check_capacity(self, full: int | None = None) -> bool:
+        """Whether buffers of a fixed size had to grow for what was rendered lately. Never by default.
 
         For loops of recorded calls, now and then: a call that is not recorded looks after itself.
+        full: what `fullness` was in this `generation`, where the host knows it; None: look now, which synchronises.
         """
         return False
 

@@ -50,19 +50,20 @@ class TritonRasterizer(Rasterizer):
             raise RuntimeError("rasterizer=triton needs a CUDA device and torch built for it; use rasterizer=numba")
         self.capacity = float(capacity)
         self.generation = 0
-        self._fill: Tensor | None = None  # [1] int32: the fullest that unread calls have made the lists, of 1000
+        self.fullness: Tensor | None = None  # [1] int32: the fullest that unread calls have made the lists, of 1000
 
-    def check_capacity(self) -> bool:
+    def check_capacity(self, full: int | None = None) -> bool:
         """Whether the tiles' lists were (nearly) too short since the last look; they are longer from now on.
 
-        Synchronises with the device. Calls recorded before this returned True are to be recorded anew.
+        Calls recorded before this returned True are to be recorded anew.
         """
-        if self._fill is None:
+        if self.fullness is None:
             return False
-        full = int(self._fill)
+        if full is None:
+            full = int(self.fullness)
         if full <= _NEARLY:
             return False
-        self._fill.zero_()
+        self.fullness.zero_()
         if full > 1000:
             log.warning(
                 "rasterizer: the tiles' lists had room for %.0f %% of their entries; what did not fit was not drawn. "
@@ -88,11 +89,11 @@ class TritonRasterizer(Rasterizer):
         if means.device.type != "cuda" and not interpreting():
             raise TypeError(f"rasterizer=triton takes CUDA tensors; means are on {means.device}. Use rasterizer=numba")
         recording = means.is_cuda and torch.cuda.is_current_stream_capturing()
-        first = self._fill is None or self._fill.device != means.device
+        first = self.fullness is None or self.fullness.device != means.device
         if first:
             if recording:
                 raise RuntimeError("a TritonRasterizer has to render once before it can be recorded as a CUDA graph")
-            self._fill = torch.zeros(1, dtype=torch.int32, device=means.device)
+            self.fullness = torch.zeros(1, dtype=torch.int32, device=means.device)
             _announce_compilation()
         means2d, conics, weights, colours, depths, radii, boxes = project(
             means, gaussians.covariances, gaussians.opacities, gaussians.sh, cameras.w2c, cameras.K,
@@ -106,7 +107,7 @@ class TritonRasterizer(Rasterizer):
 
         look = (first or not means2d.requires_grad) and not recording
         while True:
-            fill = torch.zeros_like(self._fill) if look else self._fill
+            fill = torch.zeros_like(self.fullness) if look else self.fullness
             rgb, alpha = Composite.apply(
                 *projected, background, cameras.width, cameras.height, self._room(F * V, N, cameras), fill
             )

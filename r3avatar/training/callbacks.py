@@ -5,10 +5,12 @@ from __future__ import annotations
 import resource
 import sys
 from collections import deque
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from r3avatar.avatar import Attributes
@@ -96,16 +98,32 @@ class DensityCallback(pl.Callback):
         self._leave_to_first()
 
 
+@dataclass
+class _Line:
+    """What is known of a step at once, and its numbers, which may still be on their way from the device."""
+
+    numbers: Tensor  # [n] float32, page-locked where they come from a device
+    arrived: torch.cuda.Event | None
+    losses: list[str]  # what the first numbers are; the rest: train/psnr, steps that were not finite, fullness
+    known: dict[str, float]
+    steps: int
+    images: int
+    progress: float
+    generation: int  # of the rasterizer
+
+
 class ProgressCallback(pl.Callback):
     """One line that tells how the run is doing: loss, PSNR, Gaussians, images/s, memory, time left by the budget.
 
-    The step's values are read (a device synchronisation) only every `every` steps. The same values go to the logger.
+    Every `every` steps the step's values are sent to the host, on a GPU without waiting for them: they are read, shown
+    and logged at the next such step, validation, checkpoint or end. On a CPU that is at once.
     """
 
     def __init__(self, every: int = 20):
         self.every = every
         self._recent: deque[tuple[float, int, int]] = deque(maxlen=10)  # seconds, images, steps
         self._bar: tqdm | None = None
+        self._line: _Line | None = None
 
     def on_train_start(self, trainer, module: AvatarModule) -> None:
         self._bar = tqdm(
@@ -117,16 +135,22 @@ class ProgressCallback(pl.Callback):
     def on_train_batch_end(self, trainer, module: AvatarModule, outputs, batch, batch_idx) -> None:
         if trainer.global_step % self.every and module.progress < 1:
             return
-        module.check_finite()
-        module.rasterizer.check_capacity()
+        self._report(trainer, module)
+        self._line = self._sent(trainer, module, outputs, batch)
+        if self._line.arrived is None or module.progress >= 1:
+            self._report(trainer, module)
+
+    def on_validation_start(self, trainer, module: AvatarModule) -> None:
+        self._report(trainer, module)
+
+    def on_save_checkpoint(self, trainer, module: AvatarModule, checkpoint: dict) -> None:
+        self._report(trainer, module)  # a run that goes on from there has no other chance to log it
+
+    def _sent(self, trainer, module: AvatarModule, outputs: dict[str, Tensor], batch: Batch) -> _Line:
+        """The line of the step that has just been given to the device."""
         self._recent.append((module.seconds, module.images, trainer.global_step))
         (t0, i0, s0), (t1, i1, s1) = self._recent[0], self._recent[-1]
-        values = {f"loss/{k}": float(v.detach()) for k, v in outputs.items() if k != "loss"}
-        truth = batch.rgb.float() / 255
-        values["train/psnr"] = float(psnr_pooled(module.render.rgb.flatten(0, 1), truth.flatten(0, 1)).mean())
-        if module.replicas is not None:  # each has its shard's
-            values = module.replicas.mean(values)
-        values |= {
+        known = {
             "train/images": float(module.images),
             "train/progress": module.progress,
             "gaussians/number": float(len(module.avatar.gaussians)),
@@ -134,16 +158,46 @@ class ProgressCallback(pl.Callback):
             "perf/step_ms": 1e3 * (t1 - t0) / max(s1 - s0, 1),
             "perf/memory_gib": peak_memory_gib(),
         }
-        values |= {f"train/lr_{name}": rate for name, rate in module.learning_rates.current.items()}
+        known |= {f"train/lr_{name}": rate for name, rate in module.learning_rates.current.items()}
+        losses = [name for name in outputs if name != "loss"]
+        psnr = psnr_pooled(module.render.rgb.flatten(0, 1), (batch.rgb.float() / 255).flatten(0, 1)).mean()
+        fullness = module.rasterizer.fullness
+        asides = psnr, module.lost_steps, torch.zeros_like(psnr) if fullness is None else fullness.reshape(())
+        numbers = torch.stack([x.detach().float() for x in (*(outputs[name] for name in losses), *asides)])
+        arrived = None
+        if numbers.is_cuda:
+            here = torch.empty(len(numbers), pin_memory=True)
+            numbers, arrived = here.copy_(numbers, non_blocking=True), torch.cuda.Event()
+            arrived.record()
+        generation = module.rasterizer.generation
+        return _Line(
+            numbers, arrived, losses, known, trainer.global_step, module.images, module.progress, generation
+        )  # fmt: skip
+
+    def _report(self, trainer, module: AvatarModule) -> None:
+        """Read, show and log the line that was sent last, if there is one."""
+        line, self._line = self._line, None
+        if line is None:
+            return
+        if line.arrived is not None:
+            line.arrived.synchronize()
+        *losses, psnr, lost, full = line.numbers.tolist()
+        module.check_finite(int(lost), line.steps)
+        if line.generation == module.rasterizer.generation:
+            module.rasterizer.check_capacity(int(full))
+        values = {f"loss/{name}": value for name, value in zip(line.losses, losses)} | {"train/psnr": psnr}
+        if module.replicas is not None:  # each has its shard's
+            values = module.replicas.mean(values)
+        values |= line.known
         if trainer.logger is not None:
-            trainer.logger.log_metrics(values, step=module.images)
+            trainer.logger.log_metrics(values, step=line.images)
         if self._bar is not None:
             held_out = trainer.callback_metrics.get("novel_view/psnr")
-            self._bar.n = round(100 * module.progress, 1)
+            self._bar.n = round(100 * line.progress, 1)
             self._bar.set_postfix_str(
                 f"loss {values['loss/total']:.4f}, PSNR {values['train/psnr']:.1f} in training crops"
                 + (f", {float(held_out):.2f} held out" if held_out is not None else "")
-                + f", {values['gaussians/number']:.0f} Gaussians, {module.images} images, "
+                + f", {values['gaussians/number']:.0f} Gaussians, {line.images} images, "
                 f"{values['perf/images_per_second']:.1f} images/s, {values['perf/memory_gib']:.1f} GiB"
             )
 

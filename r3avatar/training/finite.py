@@ -16,14 +16,15 @@ class FiniteWatch:
 
     def __init__(self, device: torch.device):
         self.found = torch.zeros((), device=device)
-        self._lost = torch.zeros((), dtype=torch.float64, device=device)  # steps from that one on
+        self.steps = torch.zeros((), dtype=torch.float64, device=device)
+        """How many steps ago the first one was that was not finite, itself counted; 0: none."""
 
     def look(self, loss: Tensor, gradients: list[Tensor]) -> None:
         """Take in a step, after its backward pass and before its update: in place, without synchronisation."""
         size = get_total_norm(gradients) + loss.detach()
         self.found.masked_fill_(size - size != 0, 1)  # inf - inf is no number, and unequal to all
-        self._lost += self.found
+        self.steps += self.found
 
     def lost(self) -> int:
-        """How many steps ago the first one was that was not finite, itself counted; 0: none. Waits for the device."""
-        return int(self._lost)
+        """`steps`, for which this waits for the device."""
+        return int(self.steps)

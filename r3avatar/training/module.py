@@ -268,12 +268,22 @@ class AvatarModule(pl.LightningModule):
         """What has passed since the last count was no training."""
         self._clock = time.monotonic()
 
-    def check_finite(self) -> None:
-        """Raise NotFinite if a step was no numbers; waits for the device. The avatar is as it was before that step."""
-        lost = 0 if self._finite is None else self._finite.lost()
+    def check_finite(self, lost: int | None = None, steps: int | None = None) -> None:
+        """Raise NotFinite if a step was no numbers. The avatar is as it was before that step.
+
+        lost: what `lost_steps` was after so many `steps`, where the host knows it; None: now, waiting for the device.
+        """
+        if lost is None:
+            lost = 0 if self._finite is None else self._finite.lost()
         if lost:
-            step = self.trainer.global_step - lost
+            step = (self.trainer.global_step if steps is None else steps) - lost
             raise NotFinite(f"training step {step} is not finite", step)
+
+    @property
+    def lost_steps(self) -> Tensor:
+        """`FiniteWatch.steps`, on the device; from the training's start on."""
+        assert self._finite is not None
+        return self._finite.steps
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         render = self.rasterizer(self.avatar(batch.pose, batch.time), batch.cameras)
@@ -284,6 +294,11 @@ class AvatarModule(pl.LightningModule):
             # The dashboard's callback logs it, by images seen.
             self.log(key, value, batch_size=views, on_epoch=True, on_step=False, logger=False)
         return {"rgb": render.rgb, "alpha": render.alpha}
+
+    def on_validation_start(self) -> None:
+        if self.device.type == "cuda" and not self.trainer.sanity_checking:
+            torch.cuda.synchronize(self.device)  # the host is some steps ahead; they are training
+            self.count_time()
 
     def on_validation_epoch_end(self) -> None:
         metrics = self.trainer.callback_metrics

@@ -86,7 +86,7 @@ def test_lists_grow_before_they_overflow(caplog):
     rasterizer = TritonRasterizer()
     run(rasterizer, scene, FLOAT)
     full, before = triton_gpu._NEARLY + 50, rasterizer.capacity
-    rasterizer._fill.fill_(full)
+    rasterizer.fullness.fill_(full)
     assert rasterizer.check_capacity() and rasterizer.capacity == pytest.approx(before * 1.5 * full / 1000)
     assert not caplog.text and not rasterizer.check_capacity()
 
