@@ -32,7 +32,7 @@ ablations: install ## train the demo with each part left out, and compare (outpu
 	$(BIN)/r3avatar compare run=outputs/ablations by=ablation out=outputs/ablations/comparison && exit $$failed
 
 test: install ## run the tests
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 golden: install ## the losses of 50 steps against the stored ones; REFRESH=1 stores the present ones
 	R3AVATAR_GOLDEN=$(if $(REFRESH),refresh) $(BIN)/python -m pytest -q tests/training/test_golden.py

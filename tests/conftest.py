@@ -35,10 +35,13 @@ def own_cache(tmp_path_factory):
         yield
 
 
+LONGEST = ("test_readme.py", "test_ablations.py", "test_multi_process.py", "test_failures.py", "test_resume.py")
+
+
 def pytest_collection_modifyitems(items):
-    """What is quick comes first: files in which no test is slow."""
+    """What is quick comes first: files in which no test is slow; then the longest, so that none is left for the end."""
     slow = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path in slow)
+    items.sort(key=lambda item: (item.path in slow, item.path.name not in LONGEST))
 
 
 class Starter:
