@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from r3avatar.retrieval.parts import PARTS
-from r3avatar.training.optimizer import GROUPS, RESIDUAL
+from r3avatar.training.optimizer import GROUPS, LIGHT, RESIDUAL
 
 Kind = Literal["scalar", "histogram", "pictures", "video", "table"]
 When = Literal["step", "validation", "end"]
@@ -64,7 +64,7 @@ def _keys() -> tuple[Key, ...]:
     add("train/psnr", "scalar", "step", "PSNR of the latest step's images in their crops, dB")
     absent = {name: f"a `{name}` other than none" for name in ("skinning", "pose_refinement")}
     absent |= {name: "`avatar.static_residual=true`" for name in RESIDUAL}
-    absent["shading"] = "`avatar.shading=true`"
+    absent |= {name: "`avatar.shading=true`" for name in LIGHT}
     for group in GROUPS:
         add(f"train/lr_{group}", "scalar", "step", f"learning rate of the group `{group}`", absent.get(group, ""))
 

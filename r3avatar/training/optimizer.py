@@ -11,7 +11,8 @@ from r3avatar.training.schedules import log_linear
 
 RESIDUAL = ("opacity", "scale", "rotation")  # of `CanonicalGaussians`, with avatar.static_residual=true
 PARTS = ("positions", "sh_dc", "sh_rest", "planes", "decoder", "skinning", "pose_refinement")
-GROUPS = (*PARTS, *RESIDUAL, "shading")
+LIGHT = ("shading", "normals")  # the light and what it falls on, with avatar.shading=true
+GROUPS = (*PARTS, *RESIDUAL, *LIGHT)
 BATCH_RULES = {"none": 0.0, "sqrt": 0.5, "linear": 1.0}
 """Exponents of a step's number of images."""
 
@@ -30,6 +31,7 @@ def make_optimizer(
     scale: float = 5e-3,
     rotation: float = 1e-3,
     shading: float = 2e-2,
+    normals: float = 4e-3,
     eps: float = 1e-15,
 ) -> FusedAdam:
     """Adam whose groups carry `name` and `initial_lr`; absent parts (ablations) have no group.
@@ -53,7 +55,8 @@ def make_optimizer(
         "opacity": ([g.opacity_residual] if g.static_residual else [], opacity),
         "scale": ([g.scale_residual] if g.static_residual else [], scale),
         "rotation": ([g.rotation_residual] if g.static_residual else [], rotation),
-        "shading": ([] if avatar.shading is None else [g.normals, avatar.shading.light], shading),
+        "shading": ([] if avatar.shading is None else [avatar.shading.light], shading),
+        "normals": ([] if avatar.shading is None else [g.normals], normals),
     }
     groups = [
         {"params": values, "lr": rate, "initial_lr": rate, "name": name}
@@ -79,7 +82,7 @@ class LearningRates:
     """Learning rates over a run: log-linear from each group's start to `final` times it.
 
     final: factor at the end, one a group (absent: 1, no decay). Published: positions 0.01 over 30000 images
-    whatever the run's length, all others constant; by default here every group decays, over the run's length.
+    whatever the run's length, all others constant; by default here all but the normals decay, over the run's length.
     decay_images: length of the schedule in images; None: the run's whole budget (images or minutes, whichever leads).
     batch_rule: factor for steps of B images: 'sqrt' (sqrt B, Adam's noise scale), 'linear' (B) or 'none'; one for all
         groups, or one a group under its name and the others' as 'default'.

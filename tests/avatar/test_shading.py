@@ -163,9 +163,10 @@ def test_a_step_reaches_normals_and_light():
 
 def test_density_control_carries_normals():
     avatar = _avatar()
-    gaussians, optimizer = avatar.gaussians, make_optimizer(avatar, 1.0, shading=0.3)
-    group = next(g for g in optimizer.param_groups if g["name"] == "shading")
-    assert group["lr"] == 0.3 and {id(p) for p in group["params"]} == {id(gaussians.normals), id(avatar.shading.light)}
+    gaussians, optimizer = avatar.gaussians, make_optimizer(avatar, 1.0, shading=0.3, normals=0.2)
+    groups = {g["name"]: (g["lr"], [id(p) for p in g["params"]]) for g in optimizer.param_groups}
+    assert groups["shading"] == (0.3, [id(avatar.shading.light)])
+    assert groups["normals"] == (0.2, [id(gaussians.normals)])
     N, before = len(gaussians), gaussians.normals.detach().clone()
     control = DensityControl(grad_threshold=1e-3)
     means2d = torch.zeros(1, 1, N, 2, requires_grad=True)
