@@ -23,19 +23,19 @@ FAST = ["batch.views=2", "evaluate=false", "media=false", "validation.every_imag
 @pytest.mark.slow
 def test_a_failed_job_fails_alone_and_only_what_is_missing_is_run(workplace, tiny_capture):
     pytest.importorskip("joblib")
-    common = ["train", "-m", "experiment=demo", "name=study", *tiny_capture, *FAST, "budget.images=4"]
+    common = ["train", "-m", "experiment=demo", "name=apart", *tiny_capture, *FAST, "budget.images=4"]
     joblib = ["launcher=joblib", "launcher.jobs=2"]
     told = workplace(*common, *joblib, "seed=0,-1,1", code=1)
-    assert "3 jobs: 2 done, 1 failed" in told and "-1" in told.split("outputs/study/1 failed: ")[1].splitlines()[0]
-    study = workplace.folder / "outputs" / "study"
-    assert (study / "sweep.md").read_text() in told
-    first = OmegaConf.load(study / "0" / "config.yaml")
-    assert (first.seed, first.name, first.folder) == (0, "study", "outputs/study/0")
-    written = [(study / str(n) / "metrics.json").stat().st_mtime_ns for n in (0, 2)]
+    assert "3 jobs: 2 done, 1 failed" in told and "-1" in told.split("outputs/apart/1 failed: ")[1].splitlines()[0]
+    apart = workplace.folder / "outputs" / "apart"
+    assert (apart / "sweep.md").read_text() in told
+    first = OmegaConf.load(apart / "0" / "config.yaml")
+    assert (first.seed, first.name, first.folder) == (0, "apart", "outputs/apart/0")
+    written = [(apart / str(n) / "metrics.json").stat().st_mtime_ns for n in (0, 2)]
     told = workplace(*common, "seed=1,2,0")  # in another order, with one more: it is given the number that is free
-    assert "3 jobs: 3 done; 2 were there before" in told and "| outputs/study/1 | seed=2 | done |" in told
-    assert [(study / str(n) / "metrics.json").stat().st_mtime_ns for n in (0, 2)] == written
-    assert json.loads((study / "1" / "metrics.json").read_text())["train"]["images"] == 4
+    assert "3 jobs: 3 done; 2 were there before" in told and "| outputs/apart/1 | seed=2 | done |" in told
+    assert [(apart / str(n) / "metrics.json").stat().st_mtime_ns for n in (0, 2)] == written
+    assert json.loads((apart / "1" / "metrics.json").read_text())["train"]["images"] == 4
 
 
 @pytest.mark.slow
