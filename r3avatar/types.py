@@ -83,6 +83,7 @@ class BodyPose(_Tensors):
     expression: Tensor  # [F, E] expression coefficients; E = 0 where the body has none
     R: Tensor  # [F, 3, 3] global rotation about the origin (identity where theta[:, 0] is all of the root's rotation)
     Th: Tensor  # [F, 3] global translation, metres
+    garment: Tensor | None = None  # [F, P, 3, 4] where a worn garment's particles are (`avatar.WornGarment`), if any
 
     def __post_init__(self):
         F = self.theta.shape[:-2]

@@ -17,6 +17,7 @@ from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.shading import Shading
 from r3avatar.avatar.skinning import Skinning
+from r3avatar.avatar.worn_garment import Hold, WornGarment, dressed
 from r3avatar.cuda_graphs import tensors_of
 from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
 from r3avatar.retrieval.retrieved import Mixture, Retrieved
@@ -30,6 +31,7 @@ class Constants:
 
     logits: Tensor | None  # [N, J] added to the logarithms of the skinning weights; None without such a network
     sh: Tensor  # [N, K, 3] spherical harmonics of the active degree
+    hold: Hold | None = None  # what of the garment carries them; None without one
 
 
 class Avatar(nn.Module):
@@ -48,15 +50,17 @@ class Avatar(nn.Module):
         blend_weights_published: bool = False,
         colour_residual: ColourResidual | None = None,
         shading: Shading | None = None,
+        garment: WornGarment | None = None,
     ):
         """blend_weights_published: mix the parts with weights looked up at the right arm's offsets (a published defect)
         instead of each part's own. colour_residual: lets colours change with time; None: they are static.
-        shading: the light on Gaussians that have normals; None: colours are the same however they are turned."""
+        shading: the light on Gaussians that have normals; None: colours are the same however they are turned.
+        garment: what carries the Gaussians of `gaussians.worn`; None: an avatar that can wear none."""
         super().__init__()
         self.gaussians, self.codebook, self.decoder = gaussians, codebook, decoder
         self.skinning, self.pose_refinement = skinning, pose_refinement
         self.blend_weights_published, self.colour_residual = blend_weights_published, colour_residual
-        self.shading = shading
+        self.shading, self.garment = shading, garment
 
     @property
     def kind(self) -> str:
@@ -73,7 +77,24 @@ class Avatar(nn.Module):
 
     def constants(self) -> Constants:
         """What no picture changes; for whoever makes many of an avatar that is trained."""
-        return Constants(self.skinning_logits(), self.gaussians.sh)
+        return Constants(self.skinning_logits(), self.gaussians.sh, self._hold())
+
+    def dressed(self, pose: BodyPose, frames: Tensor) -> BodyPose:
+        """The pose of recorded frames (ids [F]) with the garment as it hung then; itself if none is worn."""
+        if self.garment is None or not self.garment.worn or pose.garment is not None:
+            return pose
+        return dressed(pose, self.garment.recorded(frames.to(self.garment.rows.device)))
+
+    def dress(self, pose: BodyPose, fps: float | None) -> BodyPose:
+        """A new motion's poses with the garment as it follows them, `fps` a second; itself if none is worn."""
+        if self.garment is None or not self.garment.worn or pose.garment is not None:
+            return pose
+        return dressed(pose, self.garment.follow(pose, fps))
+
+    def _hold(self) -> Hold | None:
+        if self.garment is None or not self.garment.worn:
+            return None
+        return self.garment.hold(self.gaussians.positions)
 
     def skinning_logits(self, constants: Constants | None = None) -> Tensor | None:
         """What is added to the logarithms of the skinning weights, [N, J]: the network's, and the pelvis' for cloth;
@@ -168,8 +189,12 @@ class Avatar(nn.Module):
         if vertex is None:
             vertex = self.skinning.vertex(self.gaussians.positions, canonical)
         normals = None if self.shading is None else self.gaussians.normals
+        hold, own = self._hold() if constants is None else constants.hold, None
+        if hold is not None:
+            assert self.garment is not None and self.gaussians.worn is not None
+            own = self.garment.carry(hold, self.gaussians.worn, pose)
         means, covariances, *turned = self.skinning.deform(
-            canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals
+            canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals, own
         )
         sh = self.gaussians.sh if constants is None else constants.sh
         if self.shading is not None:

@@ -11,12 +11,16 @@ from r3avatar.avatar.canonical import CanonicalGaussians
 from r3avatar.avatar.codebook import TemporalCodebook, box_around
 from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder
+from r3avatar.avatar.cloth_bone import ShownFrame
+from r3avatar.avatar.first_garment import put_on_garment
 from r3avatar.avatar.initial_gaussians import initial_gaussians_of
 from r3avatar.avatar.neighbour_distance import initial_distances
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.shading import Shading, first_normals
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
+from r3avatar.avatar.worn_garment import WornGarment
 from r3avatar.body import BodyModel
+from r3avatar.captures.capture import Capture
 from r3avatar.types import Batch
 
 
@@ -45,6 +49,8 @@ def build_avatar(
     static_residual: bool = False,
     cloth_bone: bool = False,
     shading: bool = False,
+    garment: str | None = None,
+    capture: Capture | None = None,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose, or see `initial_gaussians_of`.
 
@@ -61,6 +67,8 @@ def build_avatar(
     initial_*, images: see `initial_gaussians_of`.
     cloth_bone: what begins off the body (initial_points='hull') hangs on the pelvis where that explains the masks;
     ValueError with images and initial_points other than 'hull'.
+    garment: 'auto' or a kind of garment that is fitted to the masks of the capture and carries what lies on it
+    (`put_on_garment`); needs images and `capture`, or is loaded.
     shading: colours are multiplied by the studio's light on a Gaussian's normal, which turns with the body (`Shading`).
     """
     joints = body.num_joints
@@ -69,10 +77,19 @@ def build_avatar(
     vertices = deformation.big_vertices
     if cloth_bone and images is not None and initial_points != "hull":
         raise ValueError("cloth_bone is of Gaussians on cloth: avatar.initial_points=hull")
-    points, sh_dc, off_body, cloth = initial_gaussians_of(
+    worn = None if garment is None else WornGarment(body)
+
+    def put_on(frames: list[ShownFrame]) -> None:
+        assert worn is not None and garment is not None
+        if capture is None:
+            raise ValueError(f"garment={garment} needs the capture whose poses it follows")
+        put_on_garment(worn, garment, body, capture, frames)
+
+    first = initial_gaussians_of(
         body, vertices, initial_gaussians, initial_points, initial_hull_gaussians, initial_colours, initial_frames,
-        initial_seed, images, cloth_bone,
+        initial_seed, images, cloth_bone, None if images is None else worn, put_on,
     )  # fmt: skip
+    points = first.points
     if isinstance(initial_scale, str):
         if initial_scale != "neighbours":
             raise ValueError(f"initial_scale is metres, 'neighbours' or None, not '{initial_scale}'")
@@ -80,12 +97,18 @@ def build_avatar(
     planes = codebook(aabb=box_around(torch.cat([vertices, points]), box_margin), recorded_length=recorded_length)
     decoder = AttributeDecoder(planes.features, decoder_width, initial_scale, initial_opacity, backend, matmul)
     refinement = None if pose_refinement is None else pose_refinement(joints=joints)
-    normals = first_normals(vertices, body.faces, points, off_body) if shading else None
-    gaussians = CanonicalGaussians(points, sh_degree, static_residual, cloth if cloth_bone else None, normals)
-    if sh_dc is not None:
-        gaussians.sh_dc.data.copy_(sh_dc[:, None])
+    normals = None
+    if shading:
+        normals = first_normals(vertices, body.faces, points, first.off_body)
+        normals[len(points) - len(first.normals) :] = first.normals
+    gaussians = CanonicalGaussians(
+        points, sh_degree, static_residual, first.cloth if cloth_bone else None, normals,
+        None if worn is None else first.worn,
+    )  # fmt: skip
+    if first.sh_dc is not None:
+        gaussians.sh_dc.data.copy_(first.sh_dc[:, None])
     if colour_residual and not planes.temporal:
         raise ValueError("avatar.colour_residual=true needs time planes; codebook=none has none: set it to false")
     residual = ColourResidual(planes.features) if colour_residual else None
     light = Shading(backend) if shading else None
-    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, light)
+    return Avatar(gaussians, planes, decoder, deformation, refinement, blend_weights_published, residual, light, worn)

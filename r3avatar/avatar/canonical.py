@@ -26,11 +26,13 @@ class CanonicalGaussians(nn.Module):
         static_residual: bool = False,
         cloth: Tensor | None = None,
         normals: Tensor | None = None,
+        worn: Tensor | None = None,
     ):
         """points [N, 3] metres; sh_degree: highest degree; the active one starts at 0. Colours start at mid-grey.
         static_residual: opacity, scale and rotation of a Gaussian's own, which start as no change at all.
         cloth: [N], not learned but handed on by density control: how firmly a Gaussian hangs on the pelvis, 0 to 1
         (`bone_logits`); None: an avatar of which nothing does.
+        worn: [N], handed on likewise: 1 for what lies on the garment (`WornGarment`), else 0; None: no garment.
         normals: [N, 3] of the big pose, on which the light falls (`Shading`); learned; None: an avatar without."""
         super().__init__()
         N = points.shape[0]
@@ -39,6 +41,7 @@ class CanonicalGaussians(nn.Module):
         self.sh_dc = nn.Parameter(torch.zeros(N, 1, 3))
         self.sh_rest = nn.Parameter(torch.zeros(N, (sh_degree + 1) ** 2 - 1, 3))
         self.cloth = None if cloth is None else nn.Parameter(cloth.detach().float().clone(), requires_grad=False)
+        self.worn = None if worn is None else nn.Parameter(worn.detach().float().clone(), requires_grad=False)
         if normals is not None:
             self.normals = nn.Parameter(normals.detach().float().clone())
         # [rows] 1 for a Gaussian, 0 for a row that is none (`training.room`); None: every row is one.

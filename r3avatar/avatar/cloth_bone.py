@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,8 @@ class ShownFrame:
     hull: Tensor  # [S, 3] surface, world
     off_body: Tensor  # [M, 3] those of it that are away from the body
     vertex: Tensor  # [M] the posed body's vertices nearest to them
+    number: int = 0  # the frame's id
+    inside: Callable[[Tensor], Tensor] | None = None  # world points [P, 3] inside the hull, [P] bool
 
 
 def bone_logits(pelvis: Tensor, joints: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 import torch.nn.functional as F
@@ -24,13 +24,18 @@ _UNSEEN = 256  # more than any colour
 
 @torch.no_grad()
 def initial_colours(
-    body: BodyModel, points: Tensor, images: Iterable[Batch], logits: Tensor | None = None
+    body: BodyModel,
+    points: Tensor,
+    images: Iterable[Batch],
+    logits: Tensor | None = None,
+    garment: Callable[[int], Tensor] | None = None,
 ) -> Tensor:
     """RGB in [0, 1] of points [N, 3] of the big pose, [N, 3]: their median over the images in which they are seen.
 
     A point is seen where it falls inside the mask (less a pixel at its edge, where the background shines through) and
     nothing of the posed points and body is in front. Points that no image sees get the colour of the nearest seen one.
-    images: as for `off_body_points`; logits [N, J]: `bone_logits`, where points hang on the pelvis. ValueError where no
+    images: as for `shown_frames`; logits [N, J]: `bone_logits`, where points hang on the pelvis; garment: where the last
+    points are in a frame (id), which are its particles [P, 3]. ValueError where no
     point is seen at all.
     """
     skinning = Skinning(body, None, "torch")
@@ -38,6 +43,9 @@ def initial_colours(
     samples = []  # [N, 3] int16 each
     for number, batches in enumerate(frames_of(images)):
         posed, _ = skinning(points[None], skinning.pose(batches[0].pose), logits)
+        if garment is not None:
+            particles = garment(int(batches[0].frame[0]))
+            posed[0, len(points) - len(particles) :] = particles
         in_front = body.vertices(batches[0].pose)[0]
         views = [(batch, v) for batch in batches for v in range(batch.rgb.shape[1])]
         stride = -(-len(views) // VIEWS)

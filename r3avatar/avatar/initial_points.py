@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from itertools import groupby
 
 import numpy as np
@@ -13,9 +14,9 @@ from torch import Tensor
 
 from r3avatar.avatar.cloth_bone import ShownFrame, bone_logits, hangs_on_pelvis, to_big_pose
 from r3avatar.avatar.skinning import Skinning
-from r3avatar.avatar.visual_hull import carve, grid_centres, surface
+from r3avatar.avatar.visual_hull import carve, grid_centres, inside_masks, surface
 from r3avatar.body import BodyModel
-from r3avatar.types import Batch
+from r3avatar.types import Batch, Cameras
 
 VOXEL = 0.02  # metres
 REACH = 0.5  # metres around the posed body in which cloth is looked for
@@ -23,6 +24,7 @@ OFF_BODY = 0.03  # metres from the nearest vertex; nearer, the body's own points
 RETURN = 0.05  # metres by which a place may come back elsewhere when it is posed again
 SUPPORT = 0.04  # metres within which a frame has a place too
 SHARE = 0.5  # of the frames that must have it: what cameras leave standing beside the cloth changes with the pose
+OF_GARMENT = 0.08  # metres from its particles: what the hull shows there is the garment
 PERSON = 1  # bit of Batch.mask
 
 
@@ -33,8 +35,24 @@ def frames_of(images: Iterable[Batch]) -> Iterator[list[Batch]]:
 
 
 @torch.no_grad()
+def shown_frames(body: BodyModel, images: Iterable[Batch]) -> list[ShownFrame]:
+    """What the masks of some frames show: their visual hulls.
+
+    images: whole images, one frame a batch, a frame's batches together. ValueError for a frame with fewer than two
+    masks, masks that show nobody, or nothing inside all of them.
+    """
+    skinning = Skinning(body, None, "torch")
+    return [_shown(skinning, batches) for batches in frames_of(images)]
+
+
+@torch.no_grad()
 def off_body_points(
-    body: BodyModel, images: Iterable[Batch], near: Tensor, limit: int, cloth_bone: bool = False
+    body: BodyModel,
+    frames: list[ShownFrame],
+    near: Tensor,
+    limit: int,
+    cloth_bone: bool = False,
+    garment: Callable[[int], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Points [M, 3] of the big pose, on the surface of the frames' visual hulls away from the body; and whether each
     hangs on the pelvis [M] bool.
@@ -44,12 +62,13 @@ def off_body_points(
     well (`hangs_on_pelvis`). Kept are places that come back to where they were when they are posed again (between the
     legs the nearest vertex may change), and that half of the frames have.
 
-    images: whole images, one frame a batch, a frame's batches together. near: [N, 3] points that are there already;
-    those added keep their mean distance from them and from each other, and are at most `limit`.
-    ValueError for a frame with fewer than two masks, masks that show nobody, or nothing inside all of them.
+    near: [N, 3] points that are there already; those added keep their mean distance from them and from each other, and
+    are at most `limit`. garment: the particles [P, 3] of the garment that is worn in a frame (id): what is within
+    OF_GARMENT of them is left out.
     """
     skinning = Skinning(body, None, "torch")
-    frames = [_shown(skinning, batches) for batches in frames_of(images)]
+    if garment is not None:
+        frames = [_without(frame, garment(frame.number)) for frame in frames]
     found, pelvis = [], []
     for k, frame in enumerate(frames):
         trunk = torch.zeros(len(frame.vertex), dtype=torch.bool)
@@ -74,7 +93,26 @@ def _shown(skinning: Skinning, batches: list[Batch]) -> ShownFrame:
     points = _hull(batches, vertices, frame)
     distance, vertex = cKDTree(vertices.double().numpy()).query(points.double().numpy())
     away = torch.from_numpy(distance > OFF_BODY)
-    return ShownFrame(skinning.pose(pose), points, points[away], torch.from_numpy(vertex)[away])
+    masks, cameras = _views(batches)
+    return ShownFrame(
+        skinning.pose(pose), points, points[away], torch.from_numpy(vertex)[away], frame,
+        lambda places: inside_masks(places, masks, cameras),
+    )  # fmt: skip
+
+
+def _without(frame: ShownFrame, particles: Tensor) -> ShownFrame:
+    """The frame with nothing off the body within OF_GARMENT of `particles` [P, 3]."""
+    if not len(frame.off_body):
+        return frame
+    far = cKDTree(particles.double().numpy()).query(frame.off_body.double().numpy())[0] > OF_GARMENT
+    kept = torch.from_numpy(far)
+    return replace(frame, off_body=frame.off_body[kept], vertex=frame.vertex[kept])
+
+
+def _views(batches: list[Batch]) -> tuple[list[Tensor], list[Cameras]]:
+    """The masks of a frame [H, W] (bool), and their cameras."""
+    masks = [mask & PERSON != 0 for batch in batches for mask in batch.mask[0]]
+    return masks, [batch.cameras[0, v] for batch in batches for v in range(batch.rgb.shape[1])]
 
 
 def _in_big_pose(skinning: Skinning, frame: ShownFrame, trunk: Tensor) -> tuple[np.ndarray, Tensor]:
@@ -92,8 +130,7 @@ def _in_big_pose(skinning: Skinning, frame: ShownFrame, trunk: Tensor) -> tuple[
 def _hull(batches: list[Batch], vertices: Tensor, frame: int) -> Tensor:
     """World points [S, 3] on the surface of a frame's hull around the posed vertices [V, 3]."""
     low, high = vertices.amin(0) - REACH, vertices.amax(0) + REACH
-    masks = [mask & PERSON for batch in batches for mask in batch.mask[0]]
-    cameras = [batch.cameras[0, v] for batch in batches for v in range(batch.rgb.shape[1])]
+    masks, cameras = _views(batches)
     try:
         inside, low = carve(masks, cameras, low, high, VOXEL)
     except ValueError as error:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from r3avatar.avatar.decoder import check_matmul
 from r3avatar.avatar.nearest import NearestVertex
+from r3avatar.avatar.worn_garment import OwnMaps
 from r3avatar.body import BodyModel
 from r3avatar.rasterizer.projection import covariance_from_scale_rotation
 from r3avatar.triton_support import use_triton
@@ -157,15 +158,21 @@ class Skinning(nn.Module):
         return torch.softmax(self.log_weights[vertex] + logits, -1)
 
     def forward(
-        self, points: Tensor, frame: PosedFrame, logits: Tensor | None, vertex: Tensor | None = None
+        self,
+        points: Tensor,
+        frame: PosedFrame,
+        logits: Tensor | None,
+        vertex: Tensor | None = None,
+        own: OwnMaps | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Points [F, N, 3] of the big pose to the world [F, N, 3] and their linear maps [F, N, 3, 3].
 
         points: canonical positions plus the decoder's offsets, metres.
-        logits: [N, J] from `logits`; vertex: [F, N] from `vertex`, None = the nearest of `points`.
+        logits: [N, J] from `logits`; vertex: [F, N] from `vertex`, None = the nearest of `points`; own: of those that
+        do not follow the body.
         """
         vertex = self.nearest(points) if vertex is None else vertex
-        offsets, to_big, to_posed = self._blended(vertex, logits, frame)
+        offsets, to_big, to_posed = self._blended(vertex, logits, frame, own)
         from_big = inverse(to_big[..., :3])
         rest = multiply(from_big, (points - to_big[..., 3])[..., None])[..., 0] + offsets
         posed = multiply(to_posed[..., :3], rest[..., None])[..., 0] + to_posed[..., 3]
@@ -173,14 +180,22 @@ class Skinning(nn.Module):
         R = frame.R[:, None]
         return multiply(R, posed[..., None])[..., 0] + frame.Th[:, None], multiply(R, linear)
 
-    def _blended(self, vertex: Tensor, logits: Tensor | None, frame: PosedFrame) -> tuple[Tensor, Tensor, Tensor]:
+    def _blended(
+        self, vertex: Tensor, logits: Tensor | None, frame: PosedFrame, own: OwnMaps | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Offsets [F, N, 3] of the vertices [F, N], metres, in the rest pose, and the maps [F, N, 3, 4] from there to
-        the big pose and to the subject's, blended by the weights there."""
+        the big pose and to the subject's, blended by the weights there; own: maps of some instead."""
         weights = self.weights(vertex, logits)
         to_big = weights @ self.big_transforms[:, :3].flatten(1)
         to_posed = weights @ frame.transforms[:, :, :3].flatten(2)
         offsets = frame.vertex_offsets.gather(1, vertex[..., None].expand(-1, -1, 3))
-        return offsets, to_big.unflatten(-1, (3, 4)), to_posed.unflatten(-1, (3, 4))
+        to_big, to_posed = to_big.unflatten(-1, (3, 4)), to_posed.unflatten(-1, (3, 4))
+        if own is not None:
+            follows = own.worn == 0
+            offsets = torch.where(follows[:, None], offsets, 0)
+            to_big = torch.where(follows[:, None, None], to_big, torch.eye(3, 4).to(to_big))
+            to_posed = torch.where(follows[:, None, None], to_posed, own.maps)
+        return offsets, to_big, to_posed
 
     def unpose(self, points: Tensor, frame: PosedFrame, vertex: Tensor, logits: Tensor | None = None) -> Tensor:
         """World points [F, M, 3] to the big pose: `forward` undone, with the weights at `vertex` [F, M]."""
@@ -198,11 +213,12 @@ class Skinning(nn.Module):
         rotation: Tensor,
         vertex: Tensor | None = None,
         normals: Tensor | None = None,
+        own: OwnMaps | None = None,
     ) -> tuple[Tensor, ...]:
         """Gaussians of the big pose to the world: means [F, N, 3] and covariances [F, N, 6] (xx, xy, xz, yy, yz, zz);
         with normals also these as they lie in the world [F, N, 3], not of unit length.
 
-        points, logits, vertex: as for `forward`.
+        points, logits, vertex, own: as for `forward`.
         scale: [F, N, 3] standard deviations, metres; rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
         normals: [N, 3] of the big pose; their gradient goes no further than to themselves.
         """
@@ -214,13 +230,14 @@ class Skinning(nn.Module):
             return skin(
                 points, vertex, logits, weights, self.big_transforms,
                 frame.transforms, frame.vertex_offsets, frame.R, frame.Th, scale, rotation, normals,
+                *(() if own is None else (own.worn, own.maps)),
             )  # fmt: skip
         if self.backend == "auto" and points.device.type == "cpu":
             from r3avatar.avatar.numba_skinning import place
 
-            blended = self._blended(vertex, logits, frame)
+            blended = self._blended(vertex, logits, frame, own)
             return place(points, *blended, frame.R, frame.Th, scale, rotation, normals)
-        means, linear = self(points, frame, logits, vertex)
+        means, linear = self(points, frame, logits, vertex, own)
         covariances = covariance_from_scale_rotation(scale, rotation, linear)
         if normals is None:
             return means, covariances

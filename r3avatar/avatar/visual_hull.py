@@ -39,7 +39,7 @@ def carve(
         raise ValueError(f"none of the {len(masks)} masks shows anybody")
     cell = COARSE * voxel
     shape = [int(n) for n in ((high - low) / cell).ceil()]
-    cells = _inside(grid_centres(low, shape, cell), masks, cameras, math.sqrt(3) / 2 * cell).view(shape)
+    cells = inside_masks(grid_centres(low, shape, cell), masks, cameras, math.sqrt(3) / 2 * cell).view(shape)
     if not cells.any():
         raise ValueError(f"nothing around the body lies inside the {len(masks)} masks")
     places = cells.nonzero()
@@ -49,13 +49,13 @@ def carve(
         cells = cells.repeat_interleave(COARSE, axis)
     low = low + cell * first
     inside = cells.clone()
-    inside[cells] = _inside(grid_centres(low, cells.shape, voxel)[cells.flatten()], masks, cameras, 0.0)
+    inside[cells] = inside_masks(grid_centres(low, cells.shape, voxel)[cells.flatten()], masks, cameras, 0.0)
     if not inside.any():
         raise ValueError(f"nothing around the body lies inside the {len(masks)} masks")
     return inside, low
 
 
-def _inside(points: Tensor, masks: list[Tensor], cameras: Sequence[Cameras], radius: float) -> Tensor:
+def inside_masks(points: Tensor, masks: list[Tensor], cameras: Sequence[Cameras], radius: float = 0.0) -> Tensor:
     """Whether points [P, 3], or with a radius (metres) perhaps anything in the balls around them, are inside."""
     V = len(masks)
     inside = torch.zeros(len(points), dtype=torch.bool)

@@ -94,11 +94,12 @@ def renderer(
     playback: Playback, split: str, retrieved: Retrieved | Mixture | None, rows: dict[int, int]
 ) -> Callable[[Batch], RenderOutput]:
     """How a batch of a split is rendered: at recorded times for novel views, at retrieved ones for novel poses."""
+    dressed = playback.avatar.dressed
     if split == "novel_view":
-        return lambda batch: playback.recorded(batch.pose, batch.time, batch.cameras)
+        return lambda batch: playback.recorded(dressed(batch.pose, batch.frame), batch.time, batch.cameras)
     assert retrieved is not None
     return lambda batch: playback.retrieved(
-        batch.pose, retrieved[[rows[frame] for frame in batch.frame.tolist()]], batch.cameras
+        dressed(batch.pose, batch.frame), retrieved[[rows[frame] for frame in batch.frame.tolist()]], batch.cameras
     )
 
 

@@ -231,7 +231,7 @@ class AvatarModule(pl.LightningModule):
         with record_function("step: codebook and decoder"):
             attributes = self.avatar.record(batch.time)
         with record_function("step: pose and skin"):
-            gaussians = self.avatar.reconstruct(attributes, batch.pose)
+            gaussians = self.avatar.reconstruct(attributes, self.avatar.dressed(batch.pose, batch.frame))
         with record_function("step: rasterize"):
             render = self.rasterizer(gaussians, batch.cameras)
         with record_function("step: loss"):
@@ -286,7 +286,9 @@ class AvatarModule(pl.LightningModule):
         return self._finite.steps
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        render = self.rasterizer(self.avatar(batch.pose, batch.time), batch.cameras)
+        render = self.rasterizer(
+            self.avatar(self.avatar.dressed(batch.pose, batch.frame), batch.time), batch.cameras
+        )
         truth, image = (batch.rgb.float() / 255).flatten(0, 1), render.rgb.clamp(0, 1).flatten(0, 1)
         for name, metric in {"psnr": psnr, "ssim": ssim}.items():
             value = metric(image, truth).mean()

@@ -56,6 +56,7 @@ def build_avatar(
         **first,
         body=body,
         recorded_length=capture.recorded[1],
+        capture=capture,
         codebook=build(config.codebook),
         skinning=build(config.skinning),
         pose_refinement=build(config.pose_refinement),

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r3avatar.captures.synthesis import arithmetic as am
-from r3avatar.captures.synthesis.cloth import Grid
+from r3avatar.cloth.particles import Grid
 from r3avatar.captures.synthesis.person import Person
 from r3avatar.captures.synthesis.skin import Skin
 

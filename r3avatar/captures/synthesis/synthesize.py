@@ -20,7 +20,7 @@ from r3avatar.captures.smc import SmcWriter, smc_paths
 from r3avatar.captures.synthesis import garment as garments
 from r3avatar.captures.synthesis.appearance import SHORTS, TROUSERS, YOKE, weave
 from r3avatar.captures.synthesis.arithmetic import draws
-from r3avatar.captures.synthesis.cloth import Fabric
+from r3avatar.cloth.particles import Fabric
 from r3avatar.captures.synthesis.dance import Dance
 from r3avatar.captures.synthesis.faults import FITTED_JOINTS, Faults, FaultyCamera, misfitted
 from r3avatar.captures.synthesis.performance import Performance, perform
