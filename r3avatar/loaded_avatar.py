@@ -30,6 +30,9 @@ from r3avatar.types import BodyPose, Cameras, Gaussians
 from r3avatar.verbs.parts import Run, load_run
 
 
+_SAME_POSE = 1e-3  # radians and metres, all together, within which poses are a recorded frame's
+
+
 @dataclass
 class PosedGaussians(Gaussians):
     """Gaussians in the world, for F frames, which know how to be rendered. Index them for some of the frames."""
@@ -126,12 +129,15 @@ class LoadedAvatar:
             history: [<= 2, J, 3] the poses just before, from whose steps retrieval tells how the pose is moving.
             time: show what was recorded at this time (frames since the first recorded one), instead of retrieving.
 
+        An avatar that wears a garment dresses first: the garment is simulated from the rest pose to the first one and
+        on through the motion, so give consecutive frames at once. Frames of the capture hang as they did there.
         ValueError says which shape was expected and which was found.
         """
         pose = self._body_pose(theta, transl)
+        before = None if history is None else self._body_pose(history, transl if np.ndim(transl) == 1 else None)
         if time is None:
-            past = None if history is None else self._body_pose(history, None).theta
-            retrieved = self._retriever.retrieve(pose.theta, past)
+            retrieved = self._retriever.retrieve(pose.theta, None if before is None else before.theta)
+        pose = self._dressed(pose, before)
         frames = []
         for f in range(len(pose)):  # one after another: the parts' attributes at ten times take much memory
             if time is None:
@@ -179,6 +185,22 @@ class LoadedAvatar:
             f"<r3avatar.Avatar of {self.recording.name}: {len(self.model.gaussians)} Gaussians, {self.body.kind} body, "
             f"{self.recording.recorded[1]} recorded frames, on {self.device}>"
         )
+
+    def _dressed(self, pose: BodyPose, before: BodyPose | None) -> BodyPose:
+        """With the garment as it hung, where these are frames of the capture; else as it follows the motion."""
+        garment = self.model.garment
+        if garment is None or not garment.worn:
+            return pose
+        known = self.recording.poses
+        numbers, recorded = (torch.cat([p.theta.flatten(1), p.R.flatten(1), p.Th], 1) for p in (pose, known))
+        far, rows = torch.cdist(numbers.double(), recorded.double()).min(1)
+        if float(far.max()) < _SAME_POSE:
+            return self.model.dressed(pose, torch.tensor([self.recording.frame_ids[row] for row in rows.tolist()]))
+        if before is None:
+            return self.model.dress(pose, self.fps)
+        names = ("theta", "betas", "expression", "R", "Th")
+        both = BodyPose(*(torch.cat([getattr(before, n), getattr(pose, n)]) for n in names))
+        return self.model.dress(both, self.fps)[len(before) :]
 
     def _attributes(self, retrieved: Retrieved | Mixture) -> Attributes:
         if isinstance(retrieved, Mixture):

@@ -34,7 +34,8 @@ PLACE_BLOCK, PLACE_WARPS = 128, 4
 PLACE_BACKWARD_BLOCK, PLACE_BACKWARD_WARPS = 64, 2
 
 # Views and slices come at any alignment, which may change with N: no kernel is compiled again for it.
-_INPUTS = ["points", "vertex", "logits", "offsets", "R", "Th", "scale", "rotation", "d_means", "d_covariances"]
+_INPUTS = ["points", "vertex", "logits", "offsets", "R", "Th", "scale", "rotation", "d_means", "d_covariances",
+           "worn", "own"]  # fmt: skip
 
 
 @triton.jit
@@ -50,10 +51,11 @@ def _load_rows(weights, logits, at, n, inside, J: tl.constexpr, JP: tl.constexpr
 
 @triton.jit(do_not_specialize=["N", "F"], do_not_specialize_on_alignment=_INPUTS)
 def _blend(
-    weights, logits, vertex, big, transforms, normalisers, maps, N, F,
-    J: tl.constexpr, JP: tl.constexpr, LOGITS: tl.constexpr, BLOCK: tl.constexpr,
+    weights, logits, vertex, big, transforms, worn, own, normalisers, maps, N, F,
+    J: tl.constexpr, JP: tl.constexpr, LOGITS: tl.constexpr, OWN: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Weights of a block of Gaussians in a frame (a softmax with LOGITS), and the transforms that they blend."""
+    """Weights of a block of Gaussians in a frame (a softmax with LOGITS), and the transforms that they blend; with OWN
+    the identity and their own map of those that are worn."""
     frame = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     j, c = tl.arange(0, JP), tl.arange(0, 16)
@@ -72,6 +74,12 @@ def _blend(
     stride = tl.cast(F, tl.int64) * N
     rows = c[None, :] * stride + frame * N + n[:, None]
     mask = inside[:, None] & (c < 12)[None, :]
+    if OWN:
+        is_worn = (tl.load(worn + n, mask=inside, other=0.0) != 0)[:, None]
+        same = tl.where((c == 0) | (c == 5) | (c == 10), 1.0, 0.0)[None, :]
+        to_big = tl.where(is_worn, same, to_big)
+        its = tl.load(own + (frame * N + n)[:, None] * 12 + c[None, :], mask=mask & is_worn, other=0.0)
+        to_posed = tl.where(is_worn, its, to_posed)
     tl.store(maps + rows, to_big, mask=mask)
     tl.store(maps + 12 * stride + rows, to_posed, mask=mask)
 
@@ -114,7 +122,8 @@ def _blend_backward(
 
 @triton.jit(do_not_specialize=["N", "F", "V", "Q"], do_not_specialize_on_alignment=_INPUTS)
 def _place(
-    points, vertex, maps, offsets, R, Th, scale, rotation, means, covariances, N, F, V, Q, BLOCK: tl.constexpr
+    points, vertex, maps, offsets, worn, R, Th, scale, rotation, means, covariances, N, F, V, Q, OWN: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Means and covariances in the world, of a block of Gaussians in a frame; quaternions are Q numbers apart."""
     frame = tl.program_id(1).to(tl.int64)
@@ -133,7 +142,10 @@ def _place(
     x, y, z = load_vector(points, at * 3, mask)
     x, y, z = apply(c00, c01, c02, c10, c11, c12, c20, c21, c22, x - a03, y - a13, z - a23)
     place = frame * V + tl.load(vertex + at, mask=mask, other=0)
-    dx, dy, dz = load_vector(offsets, place * 3, mask)
+    follows = mask
+    if OWN:  # what is worn knows no vertex
+        follows = mask & (tl.load(worn + n, mask=mask, other=0.0) == 0)
+    dx, dy, dz = load_vector(offsets, place * 3, follows)
     x, y, z = apply(l00, l01, l02, l10, l11, l12, l20, l21, l22, x + dx, y + dy, z + dz)
     tx, ty, tz = apply(r00, r01, r02, r10, r11, r12, r20, r21, r22, p03, p13, p23)
     hx, hy, hz = tl.load(Th + frame * 3), tl.load(Th + frame * 3 + 1), tl.load(Th + frame * 3 + 2)
@@ -159,8 +171,9 @@ def _place(
 
 @triton.jit(do_not_specialize=["N", "F", "V", "Q"], do_not_specialize_on_alignment=_INPUTS)
 def _place_backward(
-    points, vertex, maps, offsets, R, scale, rotation, d_means, d_covariances,
-    d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, V, Q, OFFSETS: tl.constexpr, BLOCK: tl.constexpr,
+    points, vertex, maps, offsets, worn, R, scale, rotation, d_means, d_covariances,
+    d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, V, Q, OFFSETS: tl.constexpr, OWN: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Gradients of everything that `_place` reads; those of the vertices' offsets are added up by atomics."""
     frame = tl.program_id(1).to(tl.int64)
@@ -227,22 +240,29 @@ def _place_backward(
     x, y, z = x - a03, y - a13, z - a23
     vx, vy, vz = apply(c00, c01, c02, c10, c11, c12, c20, c21, c22, x, y, z)
     place = frame * V + tl.load(vertex + at, mask=mask, other=0)
-    dx, dy, dz = load_vector(offsets, place * 3, mask)
+    follows = mask
+    if OWN:
+        follows = mask & (tl.load(worn + n, mask=mask, other=0.0) == 0)
+    dx, dy, dz = load_vector(offsets, place * 3, follows)
     vx, vy, vz = vx + dx, vy + dy, vz + dz
     h00, h01, h02, h10, h11, h12, h20, h21, h22 = multiply(
         g00, g01, g02, g10, g11, g12, g20, g21, g22, c00, c10, c20, c01, c11, c21, c02, c12, c22
     )
     to = d_maps + at + 12 * stride
+    gone = 1.0
+    if OWN:  # nothing of what is worn reaches the body's weights and transforms
+        gone = tl.where(follows, 1.0, 0.0)
     store_map(
-        to, stride, h00 + mx * vx, h01 + mx * vy, h02 + mx * vz, mx, h10 + my * vx, h11 + my * vy, h12 + my * vz, my,
-        h20 + mz * vx, h21 + mz * vy, h22 + mz * vz, mz, mask,
+        to, stride, gone * (h00 + mx * vx), gone * (h01 + mx * vy), gone * (h02 + mx * vz), gone * mx,
+        gone * (h10 + my * vx), gone * (h11 + my * vy), gone * (h12 + my * vz), gone * my,
+        gone * (h20 + mz * vx), gone * (h21 + mz * vy), gone * (h22 + mz * vz), gone * mz, mask,
     )  # fmt: skip
     # Then that of the rest point, of C, and of [A | a] with dA = -C^T dC C^T.
     vx, vy, vz = apply(p00, p10, p20, p01, p11, p21, p02, p12, p22, mx, my, mz)
     if OFFSETS:
-        tl.atomic_add(d_offsets + place * 3, vx, mask=mask, sem="relaxed")
-        tl.atomic_add(d_offsets + place * 3 + 1, vy, mask=mask, sem="relaxed")
-        tl.atomic_add(d_offsets + place * 3 + 2, vz, mask=mask, sem="relaxed")
+        tl.atomic_add(d_offsets + place * 3, vx, mask=follows, sem="relaxed")
+        tl.atomic_add(d_offsets + place * 3 + 1, vy, mask=follows, sem="relaxed")
+        tl.atomic_add(d_offsets + place * 3 + 2, vz, mask=follows, sem="relaxed")
     g00, g01, g02, g10, g11, g12, g20, g21, g22 = multiply(
         p00, p10, p20, p01, p11, p21, p02, p12, p22, g00, g01, g02, g10, g11, g12, g20, g21, g22
     )
@@ -257,14 +277,19 @@ def _place_backward(
     )
     vx, vy, vz = apply(c00, c10, c20, c01, c11, c21, c02, c12, c22, vx, vy, vz)
     store_vector(d_points, at * 3, vx, vy, vz, mask)
-    store_map(d_maps + at, stride, -g00, -g01, -g02, -vx, -g10, -g11, -g12, -vy, -g20, -g21, -g22, -vz, mask)
+    store_map(
+        d_maps + at, stride, -gone * g00, -gone * g01, -gone * g02, -gone * vx, -gone * g10, -gone * g11, -gone * g12,
+        -gone * vy, -gone * g20, -gone * g21, -gone * g22, -gone * vz, mask,
+    )  # fmt: skip
 
 
 class _Skin(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, rotation, normals):
-        inputs = [points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, normals]
-        points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, normals = (
+    def forward(
+        ctx, points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, rotation, normals, worn, own
+    ):
+        inputs = [points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, normals, worn, own]
+        points, vertex, logits, weights, big, transforms, offsets, R, Th, scale, normals, worn, own = (
             None if x is None else x.contiguous() for x in inputs
         )
         F, N, _ = points.shape
@@ -277,17 +302,17 @@ class _Skin(torch.autograd.Function):
         means, covariances = torch.empty_like(points), points.new_empty(F, N, 6)
         with torch.cuda.device_of(points):
             _blend[(triton.cdiv(N, BLEND_BLOCK), F)](
-                weights, logits, vertex, big, transforms, normalisers, maps, N, F,
-                **blend, BLOCK=BLEND_BLOCK, num_warps=BLEND_WARPS,
+                weights, logits, vertex, big, transforms, worn, own, normalisers, maps, N, F,
+                **blend, OWN=own is not None, BLOCK=BLEND_BLOCK, num_warps=BLEND_WARPS,
             )  # fmt: skip
             _place[(triton.cdiv(N, PLACE_BLOCK), F)](
-                points, vertex, maps, offsets, R, Th, scale, rotation, means, covariances, N, F, offsets.shape[1], Q,
-                BLOCK=PLACE_BLOCK, num_warps=PLACE_WARPS,
+                points, vertex, maps, offsets, worn, R, Th, scale, rotation, means, covariances, N, F, offsets.shape[1],
+                Q, OWN=own is not None, BLOCK=PLACE_BLOCK, num_warps=PLACE_WARPS,
             )  # fmt: skip
             turned = None if normals is None else turn(normals, maps, R)
         ctx.blend, ctx.Q = blend, Q
         ctx.save_for_backward(
-            points, vertex, logits, weights, big, transforms, offsets, R, scale, rotation, maps, normalisers
+            points, vertex, logits, weights, big, transforms, offsets, R, scale, rotation, worn, maps, normalisers
         )
         return (means, covariances) if normals is None else (means, covariances, turned)
 
@@ -295,7 +320,7 @@ class _Skin(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, d_means, d_covariances, d_turned=None):
         saved = ctx.saved_tensors
-        points, vertex, logits, weights, big, transforms, offsets, R, scale, rotation, maps, normalisers = saved
+        points, vertex, logits, weights, big, transforms, offsets, R, scale, rotation, worn, maps, normalisers = saved
         F, N, _ = points.shape
         wants_logits, wants_transforms, wants_offsets = (ctx.needs_input_grad[i] for i in (2, 5, 6))
         d_points, d_maps = torch.empty_like(points), torch.empty_like(maps)
@@ -306,9 +331,9 @@ class _Skin(torch.autograd.Function):
         shares = points.new_empty(blocks, *transforms.shape) if wants_transforms else None
         with torch.cuda.device_of(points):
             _place_backward[(triton.cdiv(N, PLACE_BACKWARD_BLOCK), F)](
-                points, vertex, maps, offsets, R, scale, rotation, d_means.contiguous(), d_covariances.contiguous(),
+                points, vertex, maps, offsets, worn, R, scale, rotation, d_means.contiguous(), d_covariances.contiguous(),
                 d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, offsets.shape[1], ctx.Q,
-                OFFSETS=wants_offsets, BLOCK=PLACE_BACKWARD_BLOCK, num_warps=PLACE_BACKWARD_WARPS,
+                OFFSETS=wants_offsets, OWN=worn is not None, BLOCK=PLACE_BACKWARD_BLOCK, num_warps=PLACE_BACKWARD_WARPS,
             )  # fmt: skip
             if wants_logits or wants_transforms:
                 _blend_backward[(blocks,)](
@@ -320,7 +345,7 @@ class _Skin(torch.autograd.Function):
         d_transforms = shares.sum(0) if wants_transforms else None
         return (
             d_points, None, d_logits if wants_logits else None, None, None, d_transforms, d_offsets, None, None,
-            d_scale, d_rotation, d_normals,
+            d_scale, d_rotation, d_normals, None, None,
         )  # fmt: skip
 
 
@@ -337,6 +362,8 @@ def skin(
     scale: Tensor,
     rotation: Tensor,
     normals: Tensor | None = None,
+    worn: Tensor | None = None,
+    own: Tensor | None = None,
 ) -> tuple[Tensor, ...]:
     """Gaussians of the big pose, skinned to F frames: world means [F, N, 3] and covariances [F, N, 6]; with normals
     also these as they lie in the world, [F, N, 3], not of unit length.
@@ -357,6 +384,8 @@ def skin(
         scale: [F, N, 3] standard deviations, metres.
         rotation: [F, N, 4] quaternions (w, x, y, z) of any length.
         normals: [N, 3] of the big pose.
+        worn: [N] float, not 0 for Gaussians that follow no vertex; own: [F, N, 3, 4] their maps from where they are to
+            the posed body (`OwnMaps`), constants.
 
     Raises ValueError where a constant requires a gradient.
     """
@@ -365,5 +394,6 @@ def skin(
         if torch.is_grad_enabled() and value.requires_grad:
             raise ValueError(f"skin gives no gradient of {name}: detach it, or use backend='torch'")
     return _Skin.apply(
-        points, vertex, logits, weights, big_transforms, transforms, vertex_offsets, R, Th, scale, rotation, normals
-    )
+        points, vertex, logits, weights, big_transforms, transforms, vertex_offsets, R, Th, scale, rotation, normals,
+        worn, own,
+    )  # fmt: skip

@@ -111,7 +111,7 @@ class WornGarment(nn.Module):
         """Who wears it."""
         from r3avatar.cloth.motion import Wearer
 
-        if self._wearer is None:
+        if self._wearer is None or self._wearer.device != self._body[0].v_template.device:
             zero = torch.zeros(1, self._body[0].num_joints, 3)
             like = BodyPose(
                 zero, self.betas[None].cpu(), self.expression[None].cpu(), torch.eye(3)[None], torch.zeros(1, 3)

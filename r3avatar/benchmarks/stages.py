@@ -53,7 +53,7 @@ def stage_times(
         batch = next(batches).to(device)
         stages.end_of("batch")
         attributes = avatar.record(batch.time)
-        gaussians = avatar.reconstruct(attributes, batch.pose)
+        gaussians = avatar.reconstruct(attributes, avatar.dressed(batch.pose, batch.frame))
         stages.end_of("deformation")
         render = module.rasterizer(gaussians, batch.cameras)
         stages.end_of("rasterizer")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from itertools import groupby
 
 import torch
@@ -73,6 +74,7 @@ class OracleTimes:
         by_frame = groupby(batches, key=lambda batch: int(batch.frame[0]))
         for frame, group in tqdm(by_frame, desc="best recorded times", leave=False, dynamic_ncols=True):
             views = [batch.to(device) for batch in group]
+            views = [replace(b, pose=playback.avatar.dressed(b.pose, b.frame)) for b in views]
             times, error = self._best(playback, views)
             rows[frame] = len(found)
             found.append(times)

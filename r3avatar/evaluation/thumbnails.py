@@ -47,7 +47,8 @@ class Thumbnails:
         camera = self.capture.cameras[self._camera]
         camera = camera.scaled(min(1.0, SIDE / max(camera.width, camera.height)))
         time = torch.tensor([float(frame - self.capture.recorded[0])])
-        output = self.playback.recorded(self.capture.poses[row : row + 1], time, camera[None, None])
+        pose = self.playback.avatar.dressed(self.capture.poses[row : row + 1], torch.tensor([frame]))
+        output = self.playback.recorded(pose, time, camera[None, None])
         return _around(to_uint8(output.rgb[0, 0]), output.alpha[0, 0].cpu().numpy() > 0.02)
 
 

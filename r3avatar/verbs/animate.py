@@ -3,6 +3,7 @@
 import time
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig
 
 from r3avatar.avatar import Playback
@@ -40,7 +41,7 @@ def choose_motion(run: Run, config: DictConfig) -> tuple[BodyPose, list[int], fl
             raise MotionError(f"facing=camera applies to motion files; motion={motion} is the capture's own")
         pose, frames = capture_motion(capture, motion)
         fps = capture.fps or DEFAULT_FPS
-        return pose, frames, fps, cameras_for(pose, fps)
+        return run.avatar.dressed(pose, torch.tensor(frames)), frames, fps, cameras_for(pose, fps)
 
     def load(face=None):
         return load_motion(
@@ -54,7 +55,7 @@ def choose_motion(run: Run, config: DictConfig) -> tuple[BodyPose, list[int], fl
     if config.facing == "camera":
         loaded = load(cameras.centres[0])
         cameras = cameras_for(loaded.pose, loaded.fps)
-    return loaded.pose, list(range(len(loaded))), loaded.fps, cameras
+    return run.avatar.dress(loaded.pose, loaded.fps), list(range(len(loaded))), loaded.fps, cameras
 
 
 def run(config: DictConfig) -> Path:

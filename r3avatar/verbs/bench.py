@@ -127,8 +127,11 @@ def render(bench: Bench) -> dict[str, dict]:
     pose, frames = capture_motion(capture, "train")
     times = torch.tensor(frames, dtype=torch.float32) - capture.recorded[0]
     retriever = fit_retriever(build_retriever(bench.config.retrieval, bench.body), capture)
-    unseen = capture_motion(capture, "novel_pose" if "novel_pose" in splits else "train")[0]
     module = bench.module()
+    unseen, unseen_frames = capture_motion(capture, "novel_pose" if "novel_pose" in splits else "train")
+    pose, unseen = (
+        module.avatar.dressed(p, torch.tensor(f)) for p, f in ((pose, frames), (unseen, unseen_frames))
+    )  # fmt: skip
     return rendering(
         module.avatar.to(bench.device).eval(), module.rasterizer, (pose, times), unseen, retriever.retrieve, camera,
         bench.config.seconds,

@@ -22,6 +22,7 @@ def run(config: DictConfig) -> Path:
     capture, camera = trained.capture, str(config.camera)
     pose, frames = capture_motion(capture, "train")
     fps = capture.fps or DEFAULT_FPS
+    pose = trained.avatar.dressed(pose, torch.tensor(frames))
     times = torch.tensor(frames, dtype=torch.float32) - capture.recorded[0]
     cameras = choose_cameras(
         camera, capture=capture, body=trained.body, pose=pose, fps=fps, turns=config.turns

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from r3avatar.avatar.skinning import PosedFrame, Skinning
+from r3avatar.avatar.worn_garment import OwnMaps
 from r3avatar.body import load_body
 
 skinning_kernels = pytest.importorskip("r3avatar.avatar.triton_skinning", reason="Triton is not installed")
@@ -54,11 +55,12 @@ class _Stub(Skinning):
 
 def _twin(case):
     frame = PosedFrame(case["transforms"], case["vertex_offsets"], case["R"], case["Th"])
-    return _Stub(case).deform(case["points"], frame, case["logits"], case["scale"], case["rotation"])
+    own = OwnMaps(case["worn"], case["own"]) if "own" in case else None
+    return _Stub(case).deform(case["points"], frame, case["logits"], case["scale"], case["rotation"], own=own)
 
 
 def _kernels(case):
-    return skinning_kernels.skin(*case.values())
+    return skinning_kernels.skin(**case)
 
 
 def _gradients(outputs, case, seed=1):
@@ -81,6 +83,15 @@ def _compare(case, tolerance, twin_case=None):
         assert error < tolerance, f"{name}: relative error {error:.3g}"
 
 
+def _with_a_garment(case):
+    """A third of the Gaussians with maps of their own."""
+    generator = torch.Generator().manual_seed(3)
+    F, N, _ = case["points"].shape
+    own = torch.randn(F, N, 3, 4, generator=generator, dtype=torch.float64).to(case["points"])
+    worn = (torch.arange(N) % 3 == 1).to(case["points"])
+    return case | {"worn": worn, "own": own}
+
+
 def _without_logits(case):
     return case | {"logits": None, "weights": case["weights"].exp()}
 
@@ -90,6 +101,13 @@ def _without_logits(case):
 @pytest.mark.parametrize(("joints", "frames"), [(55, 2), (24, 3)])
 def test_interpreted_kernels_equal_the_twin(logits, joints, frames):
     case = _case("cpu", frames=frames, gaussians=37, joints=joints)
+    _compare(case if logits else _without_logits(case), 1e-10)
+
+
+@CPU
+@pytest.mark.parametrize("logits", [True, False])
+def test_interpreted_kernels_equal_the_twin_with_a_garment(logits):
+    case = _with_a_garment(_case("cpu", frames=2, gaussians=37, joints=24))
     _compare(case if logits else _without_logits(case), 1e-10)
 
 
@@ -141,8 +159,10 @@ class TestOnTheGpu:
 
     @pytest.mark.parametrize(("frames", "gaussians", "joints"), [(2, 11_003, 55), (8, 20_001, 24), (1, 7, 55)])
     @pytest.mark.parametrize("logits", [True, False])
-    def test_kernels_equal_the_twin_in_double(self, frames, gaussians, joints, logits):
+    @pytest.mark.parametrize("garment", [True, False])
+    def test_kernels_equal_the_twin_in_double(self, frames, gaussians, joints, logits, garment):
         case = _case("cuda", frames, gaussians, dtype=torch.float32, joints=joints, vertices=10_000)
+        case = _with_a_garment(case) if garment else case
         case = case if logits else _without_logits(case)
         double = {k: v.detach().double() if v is not None and k != "vertex" else v for k, v in case.items()}
         for k in INPUTS:
