@@ -12,7 +12,7 @@ from r3avatar.avatar.codebook import TemporalCodebook, box_around
 from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder
 from r3avatar.avatar.cloth_bone import ShownFrame
-from r3avatar.avatar.first_garment import put_on_garment
+from r3avatar.avatar.first_garment import RecordedMotion, put_on_garment
 from r3avatar.avatar.initial_gaussians import initial_gaussians_of
 from r3avatar.avatar.neighbour_distance import initial_distances
 from r3avatar.avatar.pose_refinement import PoseRefinement
@@ -20,7 +20,6 @@ from r3avatar.avatar.shading import Shading, first_normals
 from r3avatar.avatar.skinning import Skinning, WeightOffsets
 from r3avatar.avatar.worn_garment import WornGarment
 from r3avatar.body import BodyModel
-from r3avatar.captures.capture import Capture
 from r3avatar.types import Batch
 
 
@@ -50,7 +49,7 @@ def build_avatar(
     cloth_bone: bool = False,
     shading: bool = False,
     garment: str | None = None,
-    capture: Capture | None = None,
+    capture: RecordedMotion | None = None,
 ) -> Avatar:
     """An untrained avatar with one Gaussian at every vertex of `body` in the big pose, or see `initial_gaussians_of`.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -15,7 +16,6 @@ from r3avatar.avatar.cloth_bone import ShownFrame
 from r3avatar.avatar.worn_garment import WornGarment
 from r3avatar.body import BodyModel
 from r3avatar.body.model import rodrigues
-from r3avatar.captures.capture import Capture
 from r3avatar.types import BodyPose
 
 AUTO = "auto"
@@ -23,19 +23,26 @@ LONGEST = 300  # frames of a recording that garments are tried on in
 log = logging.getLogger(__name__)
 
 
+class RecordedMotion(Protocol):
+    """What of a capture a garment follows."""
+
+    poses: BodyPose  # [F]
+    frame_ids: list[int]
+    fps: float | None  # None: unknown
+
+
 @torch.no_grad()
 def put_on_garment(
-    worn: WornGarment, kind: str, body: BodyModel, capture: Capture, frames: Sequence[ShownFrame]
+    worn: WornGarment, kind: str, body: BodyModel, capture: RecordedMotion, frames: Sequence[ShownFrame]
 ) -> None:
     """Fit a garment to what `frames` show, and let it follow the body through all of the capture's frames.
 
     kind: one of `cloth.tailor.KINDS`, or 'auto': whichever explains the masks best, or none. Nothing is put on where
     none does. ValueError for another word.
     """
-    from r3avatar.cloth.fit import FINE, Sight, fit_garment
+    from r3avatar.cloth.fit import Sight, fit_garment
     from r3avatar.cloth.motion import Wearer, after_dressing, dress, stretches
-    from r3avatar.cloth.particles import Fabric
-    from r3avatar.cloth.tailor import KINDS, tailor
+    from r3avatar.cloth.tailor import KINDS, size_of, tailor
 
     if kind not in (AUTO, *KINDS):
         raise ValueError(f"garment '{kind}' is none of {', '.join((AUTO, *KINDS))}")
@@ -58,13 +65,12 @@ def put_on_garment(
         )
 
     kinds = KINDS if kind == AUTO else (kind,)
-    cut, misfit, bare = fit_garment(
-        wearer, wearer.surface(poses), seconds, [sight(f) for f in shown], Fabric(), kinds, kind == AUTO
-    )
+    sights = [sight(f) for f in shown]
+    cut, misfit = fit_garment(wearer, wearer.surface(poses), seconds, sights, kinds, kind == AUTO)
     if cut is None:
         log.info("no garment explains the masks better than none does (%.1f s)", time.monotonic() - begun)
         return
-    garment = tailor(cut, wearer.rest_vertices, wearer.rest_joints, wearer.weights, *FINE)
+    garment = tailor(cut, wearer.rest_vertices, wearer.rest_joints, wearer.weights, *size_of(cut.kind, False))
     places = dress(wearer, garment, capture.poses, ids, capture.fps)
     if not np.isfinite(places).all():
         raise ValueError(f"the simulation of the {cut.kind} ended in no numbers; train with avatar.garment=null")

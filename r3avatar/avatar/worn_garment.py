@@ -100,7 +100,7 @@ class WornGarment(nn.Module):
         spacing = (rest[around[:, 1:5]] - rest[:, None]).norm(dim=-1)[there[:, 1:5]].mean()
         values = {"rest": rest, "around": around, "there": there.float(), "spacing": spacing}
         values["rest_axes"] = _axes(rest, around)
-        rows_of = torch.zeros(int(self.frames.max()) + 1, dtype=torch.int64)
+        rows_of = torch.full((int(self.frames.max()) + 1,), len(self.frames))  # of ids between them: out of bounds
         rows_of[self.frames.cpu()] = torch.arange(len(self.frames))
         for name, value in {**values, "rows": rows_of}.items():
             self.register_buffer(name, value.to(device), persistent=False)
@@ -172,7 +172,8 @@ class WornGarment(nn.Module):
                 missing.append(prefix + name)
             else:
                 setattr(self, name, stored.detach().clone().to(getattr(self, name).device))
-        self._cut_again()
+        if all(prefix + name in state_dict for name in _STATE):
+            self._cut_again()
 
 
 def _axes(places: Tensor, around: Tensor) -> Tensor:

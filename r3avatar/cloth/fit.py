@@ -15,17 +15,16 @@ from tqdm import tqdm
 
 from r3avatar.cloth.motion import Surface, Wearer, follow_body
 from r3avatar.cloth.particles import Fabric
-from r3avatar.cloth.tailor import KINDS, MOST_FLARE, Cut, Garment, longest, tailor
+from r3avatar.cloth.tailor import KINDS, MOST_FLARE, Cut, Garment, longest, size_of, tailor
 
 Array = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
-COARSE = (12, 32)  # rows and columns of a garment that is tried on
-FINE = (24, 64)  # and of the one that is worn
-COARSE_STEPS = 6
+COARSE_STEPS = 6  # of a garment that is tried on, a sample of the body's motion
 FAR = 0.15  # metres; what is farther away is no worse
 LENGTHS = (0.35, 0.55, 0.75, 0.95)  # of the longest
 FLARES = {"skirt": 2.5, "trousers": 0.5, "cape": 1.0}  # metres a metre, of the first ones tried
+OUTSIDE = 0.5  # how much a particle outside of the hull counts beside a loose point without one: hulls are cut short, too
 GAIN = 0.4  # share of the loose cloth's misfit that a garment must explain to be worn
 LOOSE = 0.04  # share of the hulls' surface that must be off the body for any to be tried on
 
@@ -41,27 +40,30 @@ class Sight:
 
 
 def fit_garment(
-    wearer: Wearer, surface: Surface, seconds: Sequence[float], sights: Sequence[Sight], fabric: Fabric,
+    wearer: Wearer, surface: Surface, seconds: Sequence[float], sights: Sequence[Sight],
     kinds: Sequence[str] = KINDS, or_none: bool = True,
-) -> tuple[Cut | None, float, float]:
-    """The cut of the garment that explains `sights` best, its misfit and that of none (metres).
+) -> tuple[Cut | None, float]:
+    """The cut of the garment that explains `sights` best, and its misfit (metres).
 
     or_none: no cut where there is little off the body, or where none of the garments explains it.
 
     surface, seconds: F moments of the body, the first near its rest pose. A garment's misfit: the mean distance of the
     loose points from its particles, plus that of its particles from the hull where they are outside.
     """
+    if not sights:
+        return None, 0.0
     loose, whole = (sum(x) for x in zip(*((len(s.loose), s.hull.n) for s in sights)))
-    bare = FAR  # of loose points that nothing explains
-    if not sights or (or_none and loose < LOOSE * whole):
-        return None, 0.0, 0.0
+    if or_none and loose < LOOSE * whole:
+        return None, 0.0
     needed = max(s.moment for s in sights) + 1
     surface = Surface(surface.points[:needed], surface.normals[:needed], surface.maps[:needed])
     tried: dict[Cut, float] = {}
 
     def misfit(cut: Cut) -> float:
-        garment = tailor(cut, wearer.rest_vertices, wearer.rest_joints, wearer.weights, *COARSE)
-        places = follow_body(garment, wearer.meet(surface, garment), seconds, fabric, COARSE_STEPS)
+        garment = tailor(cut, wearer.rest_vertices, wearer.rest_joints, wearer.weights, *size_of(cut.kind, True))
+        places = follow_body(garment, wearer.meet(surface, garment), seconds, Fabric(), COARSE_STEPS)
+        if not np.isfinite(places).all():
+            return 2 * FAR
         return float(np.mean([_misfit(_refined(garment, places[s.moment]), s) for s in sights]))
 
     with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
@@ -85,13 +87,13 @@ def fit_garment(
             best = attempt([*lengths, *flares])
     for cut, value in sorted(tried.items(), key=lambda item: item[1])[:6]:
         log.debug("%s: %.1f cm", cut, 100 * value)
-    return (None if or_none and tried[best] > (1 - GAIN) * bare else best), tried[best], bare
+    return (None if or_none and tried[best] > (1 - GAIN) * FAR else best), tried[best]
 
 
 def _misfit(particles: Array, sight: Sight) -> float:
     far = np.minimum(cKDTree(particles).query(sight.loose)[0], FAR).mean() if len(sight.loose) else 0.0
     outside = np.where(sight.inside(particles), 0.0, np.minimum(sight.hull.query(particles)[0], FAR)).mean()
-    return float(far + outside)
+    return float(far + OUTSIDE * outside)
 
 
 def _refined(garment: Garment, places: Array) -> Array:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -23,8 +25,14 @@ RATE = 60.0  # samples of the body's motion a second, at least
 STEPS = 12  # of the cloth, a sample
 DRESS_SECONDS, REST_SECONDS = 0.8, 0.6  # from the rest pose to the first one, and standing there, for the cloth to settle
 GAP_SECONDS = 0.5  # frames further apart are different motions
+FABRICS = (
+    Fabric(), Fabric(drag=2.0), Fabric(drag=0.9), Fabric(bending=10.0), Fabric(bending=90.0), Fabric(friction=0.2),
+    Fabric(density=0.3), Fabric(damping=1.5),
+)  # fmt: skip
+"""What a garment may be made of: of each the simulation is as likely as of the others."""
 UNKNOWN_FPS = 25.0  # of captures that do not say theirs
 _FOREARMS = (18, 19)  # joints; they and what hangs on them do not push cloth: a hand is rarely fitted well
+_ANKLE = 7
 _BATCH = 32  # frames posed at once
 
 
@@ -100,9 +108,16 @@ class Wearer:
     def meet(self, surface: Surface, garment: Garment) -> Bodies:
         """What a garment meets that was cut for this body."""
         sewn = garment.grid.start[: len(garment.sewn_to)]
-        shares = self.weights[garment.sewn_to].mean(1)  # [P, J]
-        maps = np.einsum("pj,fjab->fpab", shares, surface.maps)
-        return Bodies(surface.points, surface.normals, np.einsum("fpab,pb->fpa", maps[..., :3], sewn) + maps[..., 3])
+        heights = self.rest_vertices[self._touched.cpu().numpy(), 1]
+        reached = heights > self.rest_joints[_ANKLE, 1] - 0.03
+        if garment.grid.closed:  # a tube hangs below its edge
+            reached &= heights < sewn[:, 1].max() + 0.06
+        # PyTorch's memory is aligned: NumPy's products and sums may differ in the last bit with where their memory lies,
+        # and what differs in the last bit of its edge falls in other folds.
+        shares = torch.from_numpy(self.weights)[torch.from_numpy(garment.sewn_to)].mean(1)  # [P, J]
+        maps = torch.einsum("pj,fjab->fpab", shares, torch.from_numpy(surface.maps).clone())
+        pins = (maps[..., :3] @ torch.from_numpy(sewn).clone()[..., None])[..., 0] + maps[..., 3]
+        return Bodies(surface.points[:, reached], surface.normals[:, reached], pins.numpy())
 
     def dressing(self, first: BodyPose, fps: float) -> BodyPose:
         """Poses from the rest pose, standing where `first` [1] does, to that and a while in it."""
@@ -131,13 +146,11 @@ def turn_up(up: Tensor) -> Array:
 
 
 def follow_body(
-    garment: Garment, bodies: Bodies, seconds: Sequence[float], fabric: Fabric, steps: int = STEPS,
-    progress: Callable[[int], None] | None = None,
+    garment: Garment, bodies: Bodies, seconds: Sequence[float], fabric: Fabric, steps: int = STEPS
 ) -> Array:
     """The garment's particles [F, P, 3] at F moments `seconds` [F] apart from 0, the body moving smoothly in between.
 
     It begins as it was cut, so that the first of `bodies` should be near the rest pose.
-    progress: called with the number of moments done.
     """
     cloth = Cloth(garment.grid, fabric)
     cloth.position = _put_on(garment, bodies.pins[0])
@@ -155,8 +168,6 @@ def follow_body(
             cloth.advance(before, after, pins_before, pins, duration / samples, steps)
             before, pins_before = after, pins
         found.append(cloth.position.copy())
-        if progress is not None:
-            progress(len(found))
     return np.stack(found)
 
 
@@ -206,21 +217,27 @@ def after_dressing(
 
 def dress(
     wearer: Wearer, garment: Garment, poses: BodyPose, frame_ids: Sequence[int], fps: float | None,
-    fabric: Fabric | None = None,
+    fabrics: Sequence[Fabric] = FABRICS,
 ) -> Array:
-    """The garment's particles [F, P, 3], the world y up, in poses [F] of frames `fps` a second (None: UNKNOWN_FPS).
+    """The garment's particles [F, P, 3], the world y up, in poses [F] of frames `fps` a second (None: UNKNOWN_FPS): the
+    mean of its motions as made of each of the fabrics.
 
+    Where a fold falls is chance, in nature as in a simulation: of several the mean is nearer to the truth than each.
     Every stretch of frames is a motion of its own, which begins with getting dressed.
     """
     found = []
-    with tqdm(total=len(poses), desc="dressing", unit="frame", leave=False, dynamic_ncols=True) as bar:
+    with tqdm(
+        total=len(poses) * len(fabrics), desc="dressing", unit="frame", leave=False, dynamic_ncols=True
+    ) as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for start, end in stretches(frame_ids, fps):
             some = poses[start:end].to(wearer.device)
             whole, seconds, first = after_dressing(wearer, some, frame_ids[start:end], fps)
             bodies = wearer.meet(wearer.surface(whole), garment)
-            places = follow_body(
-                garment, bodies, seconds, fabric or Fabric(),
-                progress=lambda done: bar.update(max(0, start + done - first - bar.n)),
-            )  # fmt: skip
-            found.append(places[first:])
+
+            def simulate(fabric: Fabric, bodies=bodies, seconds=seconds, first=first) -> Array:
+                places = follow_body(garment, bodies, seconds, fabric)[first:]
+                bar.update(len(places))
+                return places
+
+            found.append(np.mean(list(pool.map(simulate, fabrics)), 0))
     return np.concatenate(found)

@@ -60,6 +60,15 @@ def tailor(cut: Cut, vertices: Array, joints: Array, weights: Array, rows: int, 
     return Garment(cut, grid, sewn_to)
 
 
+def size_of(kind: str, coarse: bool) -> tuple[int, int]:
+    """Rows and columns of particles: enough for the folds that masks show, or coarse ones for trying on.
+
+    A cape is narrow where it is sewn: more columns would touch each other there.
+    """
+    rows, columns = {"skirt": (24, 64), "trousers": (28, 64), "cape": (36, 32)}[kind]
+    return (rows // 2, columns // 2) if coarse else (rows, columns)
+
+
 def longest(kind: str, joints: Array) -> float:
     """Metres from a kind's sewn edge to the ankle, which no hem is below."""
     ankle = float(joints[7, 1])
@@ -95,7 +104,7 @@ def _trousers(cut: Cut, vertices: Array, joints: Array, weights: Array, rows: in
             centre[1] = height
             edges.append(_ring(vertices[leg & (sign * vertices[:, 0] > 0)], centre, columns // 2))
         edge = _slanted(np.stack(edges), sign)
-        tube, more = _tube(edge, cut.length + edge[:, 1] - edge[:, 1].max(), cut.flare, rows)
+        tube, more = _tube(edge, np.maximum(cut.length + edge[:, 1] - edge[:, 1].max(), 0.2 * cut.length), cut.flare, rows)
         area += more
         flats.append(tube + np.array([10.0 * number, 0.0, 0.0]))  # metres apart: never neighbours
         start = tube.copy()
@@ -115,10 +124,11 @@ def _cape(cut: Cut, vertices: Array, joints: Array, weights: Array, rows: int, c
         near = top[np.abs(top[:, 0] - x) < SLICE]
         edge[c] = near[(near[:, 1] - near[:, 2]).argmax()]  # up and backwards
     edge[:, 0] = across
-    edge[:, 1:] = _smoothed(edge[:, 1:]) + EASE * np.array([0.7, -0.7])
-    width = np.linalg.norm(np.diff(edge, axis=0), axis=1).sum()
+    edge[:, 1:] = _smoothed(edge[:, 1:], across) + EASE * np.array([0.7, -0.7])
+    along = np.append(0.0, np.linalg.norm(np.diff(edge, axis=0), axis=1).cumsum())
+    width = along[-1]
     down = np.linspace(0.0, cut.length, rows)
-    share = np.linspace(1.0, -1.0, columns)
+    share = 1 - 2 * along / width
     wide = 0.5 * (width + cut.flare * down)[:, None] * share
     flat = np.stack([wide, np.broadcast_to(-down[:, None], wide.shape), np.zeros_like(wide)], -1)
     drop = np.broadcast_to(_TOP_DOWN, (columns, 3)) + 0.5 * cut.flare * share[:, None] * np.array([1.0, 0.0, 0.0])
@@ -179,7 +189,7 @@ def _crotch(vertices: Array, joints: Array) -> float:
     return float(middle[:, 1].min()) if len(middle) else float(joints[_HIPS[0], 1]) - 0.09
 
 
-def _smoothed(values: Array) -> Array:
-    """Means of five neighbours along the first axis."""
-    padded = np.concatenate([values[:1]] * 2 + [values] + [values[-1:]] * 2)
-    return np.mean([padded[i : i + len(values)] for i in range(5)], 0)
+def _smoothed(values: Array, places: Array) -> Array:
+    """Means of values [C, k] at places [C] (metres) over their neighbours within about SLICE."""
+    near = np.exp(-0.5 * ((places[:, None] - places) / SLICE) ** 2)
+    return near @ values / near.sum(1, keepdims=True)

@@ -7,7 +7,7 @@ from r3avatar.avatar import TemporalCodebook, build_avatar
 from r3avatar.avatar.cloth_bone import to_big_pose
 from r3avatar.avatar.initial_colours import initial_colours
 from r3avatar.avatar.initial_gaussians import initial_gaussians_of
-from r3avatar.avatar.initial_points import off_body_points, thin
+from r3avatar.avatar.initial_points import off_body_points, shown_frames, thin
 from r3avatar.avatar.skinning import Skinning
 from r3avatar.body import load_body
 from r3avatar.rasterizer.spherical_harmonics import C0
@@ -69,7 +69,7 @@ def test_places_return_to_the_big_pose(kind):
 def test_points_lie_on_what_the_body_carries(scene):
     body, batches = scene
     vertices = Skinning(body).big_vertices
-    points, pelvis = off_body_points(body, batches, vertices, 100_000)
+    points, pelvis = off_body_points(body, shown_frames(body, batches), vertices, 100_000)
     assert pelvis.shape == points.shape[:1] and not pelvis.any()
     on_ball = (points - BALL).norm(dim=1)
     assert len(points) > 200
@@ -79,8 +79,8 @@ def test_points_lie_on_what_the_body_carries(scene):
     behind = ball(300)[:, 2] < BALL[2]
     assert covered[behind].max() < 0.06
     assert torch.cdist(points, vertices).amin() > 0.005
-    assert torch.equal(points, off_body_points(body, batches, vertices, 100_000)[0])
-    few, _ = off_body_points(body, batches, vertices, 50)
+    assert torch.equal(points, off_body_points(body, shown_frames(body, batches), vertices, 100_000)[0])
+    few, _ = off_body_points(body, shown_frames(body, batches), vertices, 50)
     assert len(few) == 50 and torch.cdist(few, few).fill_diagonal_(9).amin() > 0.03
 
 
@@ -120,10 +120,9 @@ def test_an_avatar_begins_with_them(scene):
 def test_without_switches_nothing_changes_or_is_looked_at():
     body = load_body("demo")
     vertices = Skinning(body).big_vertices
-    points, sh_dc, off_body, cloth = initial_gaussians_of(
-        body, vertices, images=lambda frames: pytest.fail("looked at")
-    )
-    assert points is vertices and sh_dc is None and not off_body.any() and not cloth.any()
+    first = initial_gaussians_of(body, vertices, images=lambda frames: pytest.fail("looked at"))
+    assert first.points is vertices and first.sh_dc is None
+    assert not first.off_body.any() and not first.cloth.any() and not first.worn.any()
 
 
 def test_more_gaussians_are_smaller_where_size_follows_neighbours():

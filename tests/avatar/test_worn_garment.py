@@ -16,7 +16,7 @@ from r3avatar.avatar.first_garment import body_up, put_on_garment
 from r3avatar.avatar.worn_garment import WornGarment, dressed
 from r3avatar.body import load_body
 from r3avatar.body.model import rodrigues
-from r3avatar.cloth import fit
+from r3avatar.cloth import tailor as tailoring
 from r3avatar.cloth.motion import Wearer, dress
 from r3avatar.cloth.tailor import KINDS, Cut, tailor
 from r3avatar.rasterizer.projection import covariance_from_scale_rotation
@@ -115,7 +115,6 @@ def test_a_state_of_none_is_none(body, worn):
 
 @pytest.mark.parametrize("name", ["measures", "places"])
 def test_a_state_that_lacks_something_is_refused_by_its_name(body, worn, name):
-    # FAILS: `_load_from_state_dict` cuts the garment with what there is before it says what is missing: an IndexError.
     with pytest.raises(RuntimeError, match=f'Missing key.*"{name}"'):
         WornGarment(body).load_state_dict({k: v for k, v in worn.state_dict().items() if k != name})
 
@@ -344,8 +343,6 @@ def test_a_pose_must_say_how_the_garment_hangs(body):
 
 
 def test_a_frame_that_was_not_recorded_is_refused(body):
-    # FAILS: `rows` is zero for ids between the recorded ones, which so hang as in the first frame; only ids beyond the
-    # last are refused (an IndexError).
     worn = WornGarment(body)
     _put_on(worn, body, CUTS["skirt"])
     with pytest.raises((ValueError, IndexError, KeyError)):
@@ -406,7 +403,7 @@ def test_up_is_where_bodies_point_if_that_is_no_axis(body):
 
 
 def test_the_garment_in_the_masks_is_put_on(body, monkeypatch):
-    monkeypatch.setattr(fit, "FINE", (12, 32))
+    monkeypatch.setattr(tailoring, "size_of", lambda kind, coarse: (12, 32))
     frames, turn = 6, Wearer(body, _poses(body, 1), Z_UP).turn
     poses = replace(_poses(body, frames), theta=torch.zeros(frames, 55, 3), R=LEAN.repeat(frames, 1, 1))
     poses.Th = torch.zeros(frames, 3)

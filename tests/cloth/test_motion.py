@@ -10,6 +10,7 @@ from scipy.spatial import cKDTree
 
 from r3avatar.body import load_body
 from r3avatar.body.model import rodrigues
+from r3avatar.cloth import motion
 from r3avatar.cloth.motion import (
     GAP_SECONDS,
     UNKNOWN_FPS,
@@ -29,6 +30,15 @@ from r3avatar.types import BodyPose
 ROWS, COLUMNS, FPS = 12, 32, 10.0
 CUTS = {"skirt": Cut("skirt", 0.5, 2.5), "trousers": Cut("trousers", 0.5, 0.3), "cape": Cut("cape", 0.5, 0.3)}
 Y_UP = torch.tensor([0.0, 1.0, 0.0])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_fabric():
+    """Of which a motion is followed in an eighth of the time, and threads keep their lengths."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dress, "__defaults__", ([Fabric()],))
+        yield
+
 
 
 @pytest.fixture(scope="module")
@@ -117,8 +127,6 @@ def test_threads_keep_their_lengths(worn):
 
 
 def test_fine_threads_keep_their_lengths_too(body, wearer):
-    # FAILS: see `test_threads_along_the_sewn_edge_are_as_long_as_it`. 53 % off; 13 % once that is mended. (With a flare
-    # of 1.5 the fine cape's upper rows, whose particles are closer than THICKNESS, are torn even then: 52 %.)
     garment = _made(wearer, Cut("cape", 0.65, 0.3), 24, 64)
     wrong = np.abs(_stretched(garment, dress(wearer, garment, _standing(body, 2), range(2), FPS)) - 1)
     assert wrong.max() < 0.25 and np.percentile(wrong, 99) < 0.05
@@ -298,10 +306,10 @@ def test_heavier_air_slows_cloth(body, wearer):
     garment, poses = _made(wearer, CUTS["skirt"]), _standing(body, 4)
     poses.Th[:, 0] = torch.tensor([0.0, 0.0, 0.3, 0.6])
     lag = []
-    for fabric in (None, Fabric(), Fabric(drag=8.0)):
-        hem = dress(wearer, garment, poses, range(4), FPS, fabric)[-1].reshape(ROWS, -1, 3)[-1]
+    for fabric in (Fabric(), Fabric(drag=8.0)):
+        hem = dress(wearer, garment, poses, range(4), FPS, [fabric])[-1].reshape(ROWS, -1, 3)[-1]
         lag.append(0.6 - hem[:, 0].mean())
-    assert lag[0] == lag[1] and lag[2] > lag[1] + 0.005
+    assert lag[1] > lag[0] + 0.005
 
 
 def test_a_surface_is_the_body_without_its_forearms(body):
@@ -323,9 +331,17 @@ def test_a_surface_is_the_body_without_its_forearms(body):
     np.testing.assert_allclose(wearer.surface(other).points, surface.points, atol=1e-6)
 
 
-def test_progress_is_told(body, wearer):
-    garment, told = _made(wearer, CUTS["skirt"]), []
+def test_a_garment_begins_as_it_was_cut(body, wearer):
+    garment = _made(wearer, CUTS["skirt"])
     bodies = wearer.meet(wearer.surface(_standing(body, 4)), garment)
-    places = follow_body(garment, bodies, [0.0, 0.1, 0.2, 0.4], Fabric(), 4, told.append)
-    assert len(bodies) == 4 and told == [2, 3, 4] and len(places) == 4
-    np.testing.assert_allclose(places[0], garment.grid.start, atol=1e-6)  # as it was cut
+    places = follow_body(garment, bodies, [0.0, 0.1, 0.2, 0.4], Fabric(), 4)
+    assert len(bodies) == 4 and len(places) == 4
+    np.testing.assert_allclose(places[0], garment.grid.start, atol=1e-6)
+
+
+def test_of_several_fabrics_the_mean_is_taken(body, wearer):
+    garment, poses = _made(wearer, CUTS["skirt"]), _stepping(body, 3)
+    one, other = (dress(wearer, garment, poses, range(3), FPS, [fabric]) for fabric in (Fabric(), Fabric(drag=8.0)))
+    both = dress(wearer, garment, poses, range(3), FPS, [Fabric(), Fabric(drag=8.0)])
+    np.testing.assert_allclose(both, (one + other) / 2, atol=1e-12)
+    assert len(motion.FABRICS) > 1 and np.abs(one - other).max() > 1e-3

@@ -142,8 +142,6 @@ def test_the_hem_is_wider_than_the_edge_by_flare_times_length(person, kind, flar
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_threads_along_the_sewn_edge_are_as_long_as_it(person, kind):
-    # FAILS for the cape: `_cape` spaces `flat` evenly along the edge and `start` evenly in x, so that its first row is
-    # up to 1.5 times as far apart as flat says, and fine capes are torn between the two.
     for columns in (32, 64):
         garment = tailor(Cut(kind, 0.5, 0.6), *person, ROWS, columns)
         for sewn, flat in zip(_rows(garment)[:, 0], _rows(garment, "flat")[:, 0]):
@@ -153,8 +151,6 @@ def test_threads_along_the_sewn_edge_are_as_long_as_it(person, kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_edge_is_as_long_however_many_columns_it_has(person, kind):
-    # FAILS for the cape: `_smoothed` takes five neighbours, whose reach shrinks with more columns: a fine cape's edge
-    # zigzags (0.43 m here with 64 columns, 0.38 with 24, 0.37 smoothed as far).
     edges = [_rows(tailor(Cut(kind, 0.5, 0.6), *person, ROWS, columns))[0, 0] for columns in (24, 64)]
     if kind == "cape":  # which is not closed
         edges = [np.concatenate([edge, edge[::-1]]) for edge in edges]
@@ -207,9 +203,6 @@ def test_trouser_legs_share_no_threads(person):
 
 
 def test_trousers_that_end_above_the_crotch_hang_down_all_the_same(person):
-    # FAILS: `_trousers` gives a column cut.length less what it begins lower, which is negative between the legs for a
-    # length below 0.17 m here: there the cloth stands upright (and its area, a mass, is negative for 0.05 m).
-    # `fit_garment` tries lengths down to 0.14 m.
     for length in (0.05, 0.14):
         garment = tailor(Cut("trousers", length, 0.3), *person, ROWS, COLUMNS)
         for tube in _rows(garment, "flat"):
