@@ -29,7 +29,6 @@ from r3avatar.retrieval import Mixture, Retrieved
 from r3avatar.types import BodyPose, Cameras, Gaussians
 from r3avatar.verbs.parts import Run, load_run
 
-
 _SAME_POSE = 1e-3  # radians and metres, all together, within which poses are a recorded frame's
 
 

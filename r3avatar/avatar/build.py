@@ -8,10 +8,10 @@ import torch
 
 from r3avatar.avatar.avatar import Avatar
 from r3avatar.avatar.canonical import CanonicalGaussians
+from r3avatar.avatar.cloth_bone import ShownFrame
 from r3avatar.avatar.codebook import TemporalCodebook, box_around
 from r3avatar.avatar.colour_residual import ColourResidual
 from r3avatar.avatar.decoder import AttributeDecoder
-from r3avatar.avatar.cloth_bone import ShownFrame
 from r3avatar.avatar.first_garment import RecordedMotion, put_on_garment
 from r3avatar.avatar.initial_gaussians import initial_gaussians_of
 from r3avatar.avatar.neighbour_distance import initial_distances

@@ -48,8 +48,12 @@ def put_on_garment(
         raise ValueError(f"garment '{kind}' is none of {', '.join((AUTO, *KINDS))}")
     begun, ids = time.monotonic(), capture.frame_ids
     wearer = Wearer(body, capture.poses, body_up(capture.poses))
-    start, end = max(stretches(ids, capture.fps), key=lambda s: sum(ids[s[0]] <= f.number <= ids[s[1] - 1] for f in frames))
-    end = min(end, start + LONGEST)
+
+    def seen(stretch: tuple[int, int]) -> int:
+        return sum(frame.number in ids[slice(*stretch)] for frame in frames)
+
+    cut_short = [(start, min(end, start + LONGEST)) for start, end in stretches(ids, capture.fps)]
+    start, end = max(cut_short, key=seen)
     shown = [frame for frame in frames if frame.number in ids[start:end]]
     poses, seconds, ahead = after_dressing(wearer, capture.poses[start:end], ids[start:end], capture.fps)
     turn = torch.from_numpy(wearer.turn).float()
@@ -82,7 +86,7 @@ def put_on_garment(
 
 
 def body_up(poses: BodyPose) -> Tensor:
-    """[3] the direction in the world that bodies of poses [F] have up on average; an axis of the world where near one."""
+    """[3] the direction in the world that poses [F] have up on average; an axis of the world where it is near one."""
     up = (poses.R @ rodrigues(poses.theta[:, 0], "torch"))[..., 1].mean(0)
     up = up / up.norm()
     axis = torch.zeros(3)

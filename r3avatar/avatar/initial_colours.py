@@ -34,9 +34,8 @@ def initial_colours(
 
     A point is seen where it falls inside the mask (less a pixel at its edge, where the background shines through) and
     nothing of the posed points and body is in front. Points that no image sees get the colour of the nearest seen one.
-    images: as for `shown_frames`; logits [N, J]: `bone_logits`, where points hang on the pelvis; garment: where the last
-    points are in a frame (id), which are its particles [P, 3]. ValueError where no
-    point is seen at all.
+    images: as for `shown_frames`; logits [N, J]: `bone_logits`, where points hang on the pelvis; garment: where in a
+    frame (id) the last points are, its particles [P, 3]. ValueError where no point is seen at all.
     """
     skinning = Skinning(body, None, "torch")
     gap = float(initial_distances(points).sqrt().mean())

@@ -18,6 +18,7 @@ from r3avatar.body.surface_points import surface_points
 from r3avatar.rasterizer.spherical_harmonics import rgb_to_sh
 from r3avatar.types import Batch
 
+
 @dataclass
 class FirstGaussians:
     """N Gaussians to begin with."""

@@ -331,8 +331,9 @@ class _Skin(torch.autograd.Function):
         shares = points.new_empty(blocks, *transforms.shape) if wants_transforms else None
         with torch.cuda.device_of(points):
             _place_backward[(triton.cdiv(N, PLACE_BACKWARD_BLOCK), F)](
-                points, vertex, maps, offsets, worn, R, scale, rotation, d_means.contiguous(), d_covariances.contiguous(),
-                d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, offsets.shape[1], ctx.Q,
+                points, vertex, maps, offsets, worn, R, scale, rotation, d_means.contiguous(),
+                d_covariances.contiguous(), d_points, d_maps, d_offsets, d_scale, d_rotation, N, F, offsets.shape[1],
+                ctx.Q,
                 OFFSETS=wants_offsets, OWN=worn is not None, BLOCK=PLACE_BACKWARD_BLOCK, num_warps=PLACE_BACKWARD_WARPS,
             )  # fmt: skip
             if wants_logits or wants_transforms:

@@ -90,9 +90,8 @@ class WornGarment(nn.Module):
             int(columns),
         )  # fmt: skip
         grid, device = self.garment.grid, self.places.device
-        around = np.array(
-            [[grid.beside(p // grid.columns, p % grid.columns, *step) for step in _AROUND] for p in range(len(grid.start))]
-        )
+        at = [divmod(p, grid.columns) for p in range(len(grid.start))]  # row, column
+        around = np.array([[grid.beside(*place, *step) for step in _AROUND] for place in at])
         rest = torch.from_numpy(grid.start).float()
         own = torch.arange(len(rest))[:, None]
         there = torch.from_numpy(around >= 0)

@@ -24,7 +24,7 @@ COARSE_STEPS = 6  # of a garment that is tried on, a sample of the body's motion
 FAR = 0.15  # metres; what is farther away is no worse
 LENGTHS = (0.35, 0.55, 0.75, 0.95)  # of the longest
 FLARES = {"skirt": 2.5, "trousers": 0.5, "cape": 1.0}  # metres a metre, of the first ones tried
-OUTSIDE = 0.5  # how much a particle outside of the hull counts beside a loose point without one: hulls are cut short, too
+OUTSIDE = 0.5  # how much a particle outside of the hull counts beside a loose point without one: hulls lack pieces
 GAIN = 0.4  # share of the loose cloth's misfit that a garment must explain to be worn
 LOOSE = 0.04  # share of the hulls' surface that must be off the body for any to be tried on
 

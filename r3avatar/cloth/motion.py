@@ -23,7 +23,7 @@ Array = NDArray[np.float64]
 
 RATE = 60.0  # samples of the body's motion a second, at least
 STEPS = 12  # of the cloth, a sample
-DRESS_SECONDS, REST_SECONDS = 0.8, 0.6  # from the rest pose to the first one, and standing there, for the cloth to settle
+DRESS_SECONDS, REST_SECONDS = 0.8, 0.6  # from the rest pose to the first one, and standing there, to settle
 GAP_SECONDS = 0.5  # frames further apart are different motions
 FABRICS = (
     Fabric(), Fabric(drag=2.0), Fabric(drag=0.9), Fabric(bending=10.0), Fabric(bending=90.0), Fabric(friction=0.2),
@@ -112,8 +112,8 @@ class Wearer:
         reached = heights > self.rest_joints[_ANKLE, 1] - 0.03
         if garment.grid.closed:  # a tube hangs below its edge
             reached &= heights < sewn[:, 1].max() + 0.06
-        # PyTorch's memory is aligned: NumPy's products and sums may differ in the last bit with where their memory lies,
-        # and what differs in the last bit of its edge falls in other folds.
+        # In PyTorch's memory, which is aligned: NumPy's sums may differ in the last bit with where theirs lies, and
+        # what differs in the last bit falls in other folds.
         shares = torch.from_numpy(self.weights)[torch.from_numpy(garment.sewn_to)].mean(1)  # [P, J]
         maps = torch.einsum("pj,fjab->fpab", shares, torch.from_numpy(surface.maps).clone())
         pins = (maps[..., :3] @ torch.from_numpy(sewn).clone()[..., None])[..., 0] + maps[..., 3]

@@ -21,7 +21,8 @@ MOST_FLARE = 6.0  # metres a metre; 2 pi is a flat disc
 _SLANTS = 5  # heights between which a trouser leg's slanted edge is interpolated
 _WAISTS = 9  # heights at which the waist is looked for
 _CROTCH_GAP = 0.008  # metres that the legs' cloth keeps from the middle at first
-_PELVIS, _HIPS, _KNEES, _SPINE, _CHEST, _NECK, _SHOULDERS = 0, (1, 2), (4, 5), 3, 6, 12, (16, 17)  # joints, of both layouts
+# Joints, of both layouts.
+_PELVIS, _HIPS, _KNEES, _SPINE, _CHEST, _NECK, _SHOULDERS = 0, (1, 2), (4, 5), 3, 6, 12, (16, 17)
 _ARMS = (16, 17, 18, 19)
 _TOP_DOWN = np.array([0.0, -0.9, -0.436])  # a cape begins as a sheet that slants backwards: of length 1
 
@@ -104,7 +105,8 @@ def _trousers(cut: Cut, vertices: Array, joints: Array, weights: Array, rows: in
             centre[1] = height
             edges.append(_ring(vertices[leg & (sign * vertices[:, 0] > 0)], centre, columns // 2))
         edge = _slanted(np.stack(edges), sign)
-        tube, more = _tube(edge, np.maximum(cut.length + edge[:, 1] - edge[:, 1].max(), 0.2 * cut.length), cut.flare, rows)
+        lengths = cut.length + edge[:, 1] - edge[:, 1].max()  # to a level hem
+        tube, more = _tube(edge, np.maximum(lengths, 0.2 * cut.length), cut.flare, rows)
         area += more
         flats.append(tube + np.array([10.0 * number, 0.0, 0.0]))  # metres apart: never neighbours
         start = tube.copy()
@@ -154,7 +156,7 @@ def _girth(ring: Array) -> float:
 
 
 def _ring(vertices: Array, centre: Array, columns: int) -> Array:
-    """The outline of vertices at a height, [columns, 3], EASE away: where rays from the centre leave its convex hull."""
+    """The outline of vertices at a height, [columns, 3], EASE away: where rays from `centre` leave its hull."""
     near = vertices[np.abs(vertices[:, 1] - centre[1]) < SLICE][:, [2, 0]] - centre[[2, 0]]  # angle 0 is +z
     corners = near[ConvexHull(near).vertices]
     following = np.roll(corners, -1, 0)

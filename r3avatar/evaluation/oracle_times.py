@@ -73,8 +73,7 @@ class OracleTimes:
         found, errors, rows = [], [], {}
         by_frame = groupby(batches, key=lambda batch: int(batch.frame[0]))
         for frame, group in tqdm(by_frame, desc="best recorded times", leave=False, dynamic_ncols=True):
-            views = [batch.to(device) for batch in group]
-            views = [replace(b, pose=playback.avatar.dressed(b.pose, b.frame)) for b in views]
+            views = [_dressed(playback, batch.to(device)) for batch in group]
             times, error = self._best(playback, views)
             rows[frame] = len(found)
             found.append(times)
@@ -103,6 +102,12 @@ class OracleTimes:
             if error == before:
                 break
         return best, error
+
+
+def _dressed(playback: Playback, batch: Batch) -> Batch:
+    """The batch with the garment as it hung in its frames, if one is worn."""
+    pose = playback.avatar.dressed(batch.pose, batch.frame)
+    return batch if pose is batch.pose else replace(batch, pose=pose)
 
 
 def _errors(render: Callable[[BodyPose, Tensor, Cameras], RenderOutput], views: list[Batch], times: Tensor) -> Tensor:

@@ -15,6 +15,8 @@ TIMES = torch.arange(10, 16)
 class FakePlayback:
     """Five grey stripes, one a part, as bright as the part's time says; the views differ in size."""
 
+    avatar = SimpleNamespace(dressed=lambda pose, frames: pose)
+
     def __init__(self):
         self.rendered = []  # frames of every call
 

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from r3avatar.captures.synthesis import arithmetic as am
-from r3avatar.cloth.particles import Grid
 from r3avatar.captures.synthesis.person import Person
 from r3avatar.captures.synthesis.skin import Skin
+from r3avatar.cloth.particles import Grid
 
 Array = NDArray[np.float64]
 

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from r3avatar.captures.synthesis import arithmetic as am
 from r3avatar.captures.synthesis import garment as garments
-from r3avatar.cloth.particles import Cloth, Collider, Fabric, Grid
 from r3avatar.captures.synthesis.person import CLOTH, SHOE, Person
 from r3avatar.captures.synthesis.score import Score
 from r3avatar.captures.synthesis.skin import joint_transforms, vertex_normals
+from r3avatar.cloth.particles import Cloth, Collider, Fabric, Grid
 
 Array = NDArray[np.float64]
 

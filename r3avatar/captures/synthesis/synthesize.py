@@ -20,7 +20,6 @@ from r3avatar.captures.smc import SmcWriter, smc_paths
 from r3avatar.captures.synthesis import garment as garments
 from r3avatar.captures.synthesis.appearance import SHORTS, TROUSERS, YOKE, weave
 from r3avatar.captures.synthesis.arithmetic import draws
-from r3avatar.cloth.particles import Fabric
 from r3avatar.captures.synthesis.dance import Dance
 from r3avatar.captures.synthesis.faults import FITTED_JOINTS, Faults, FaultyCamera, misfitted
 from r3avatar.captures.synthesis.performance import Performance, perform
@@ -28,6 +27,7 @@ from r3avatar.captures.synthesis.person import Person, dress
 from r3avatar.captures.synthesis.rig import Camera, ring
 from r3avatar.captures.synthesis.score import Score
 from r3avatar.captures.synthesis.studio import Studio, contact_sheet, encoded
+from r3avatar.cloth.particles import Fabric
 
 VERSION = 2  # of what is drawn: rises when the same options give other pixels
 GARMENTS = ("skirt", "cape", "trousers", "none")
