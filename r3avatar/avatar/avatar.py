@@ -17,7 +17,7 @@ from r3avatar.avatar.decoder import AttributeDecoder, Attributes
 from r3avatar.avatar.pose_refinement import PoseRefinement
 from r3avatar.avatar.shading import Shading
 from r3avatar.avatar.skinning import Skinning
-from r3avatar.avatar.worn_garment import Hold, WornGarment, dressed
+from r3avatar.avatar.worn_garment import Hold, OwnMaps, WornGarment, dressed
 from r3avatar.cuda_graphs import tensors_of
 from r3avatar.retrieval.blending import blend, fade, part_of_joint, part_weights
 from r3avatar.retrieval.retrieved import Mixture, Retrieved
@@ -90,6 +90,14 @@ class Avatar(nn.Module):
         if self.garment is None or not self.garment.worn or pose.garment is not None:
             return pose
         return dressed(pose, self.garment.follow(pose, fps))
+
+    def carried(self, pose: BodyPose, constants: Constants | None = None) -> OwnMaps | None:
+        """What the garment of a pose does to the Gaussians that lie on it; None if none is worn."""
+        hold = self._hold() if constants is None else constants.hold
+        if hold is None:
+            return None
+        assert self.garment is not None and self.gaussians.worn is not None
+        return self.garment.carry(hold, self.gaussians.worn, pose)
 
     def _hold(self) -> Hold | None:
         if self.garment is None or not self.garment.worn:
@@ -177,10 +185,12 @@ class Avatar(nn.Module):
         pose: BodyPose,
         constants: Constants | None = None,
         vertex: Tensor | None = None,
+        carried: OwnMaps | None = None,
     ) -> Gaussians:
         """Skin the Gaussians with the given attributes to the F frames of `pose`.
 
         vertex: [F, N] the body's vertices that they follow; None: as `Skinning.vertex` finds them.
+        carried: what the garment does to those on it; None: as `carried` finds it.
         """
         canonical = self.gaussians.positions + attributes.offset  # [F, N, 3]
         corrections = None if self.pose_refinement is None else self.pose_refinement(pose.theta)
@@ -189,12 +199,10 @@ class Avatar(nn.Module):
         if vertex is None:
             vertex = self.skinning.vertex(self.gaussians.positions, canonical)
         normals = None if self.shading is None else self.gaussians.normals
-        hold, own = self._hold() if constants is None else constants.hold, None
-        if hold is not None:
-            assert self.garment is not None and self.gaussians.worn is not None
-            own = self.garment.carry(hold, self.gaussians.worn, pose)
+        if carried is None:
+            carried = self.carried(pose, constants)
         means, covariances, *turned = self.skinning.deform(
-            canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals, own
+            canonical, frame, logits, attributes.scale, attributes.rotation, vertex, normals, carried
         )
         sh = self.gaussians.sh if constants is None else constants.sh
         if self.shading is not None:

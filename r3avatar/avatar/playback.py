@@ -95,8 +95,9 @@ class Playback:
             # The body's vertices are looked for once, where the Gaussians are on average: a third of the time on a CPU.
             mean = (attributes.offset.unflatten(0, (F, K)) * counts[..., None, None]).sum(1)
             vertex = self.avatar.skinning.vertex(positions, positions + mean)
+            carried = self.avatar.carried(pose, self._constants)
             for k in range(K):  # one after the other: the memory of one
-                gaussians = self.avatar.reconstruct(attributes[k::K], pose, self._constants, vertex)
+                gaussians = self.avatar.reconstruct(attributes[k::K], pose, self._constants, vertex, carried)
                 output = self.rasterizer(gaussians, cameras)
                 count = counts[:, k, None, None, None]
                 rgb, alpha = rgb + count[..., None] * output.rgb, alpha + count * output.alpha

@@ -45,10 +45,10 @@ def fit_garment(
 ) -> tuple[Cut | None, float]:
     """The cut of the garment that explains `sights` best, and its misfit (metres).
 
-    or_none: no cut where there is little off the body, or where none of the garments explains it.
-
     surface, seconds: F moments of the body, the first near its rest pose. A garment's misfit: the mean distance of the
-    loose points from its particles, plus that of its particles from the hull where they are outside.
+    loose points from its particles, plus OUTSIDE times that of its particles from the hull where they are outside.
+    or_none: no cut where there is little off the body, or where none of the garments explains it.
+    ValueError, unless `or_none`, for a body that the garment cannot be cut for.
     """
     if not sights:
         return None, 0.0
@@ -60,7 +60,13 @@ def fit_garment(
     tried: dict[Cut, float] = {}
 
     def misfit(cut: Cut) -> float:
-        garment = tailor(cut, wearer.rest_vertices, wearer.rest_joints, wearer.weights, *size_of(cut.kind, True))
+        try:
+            garment = tailor(cut, wearer.rest_vertices, wearer.rest_joints, wearer.weights, *size_of(cut.kind, True))
+        except ValueError as error:
+            if not or_none:
+                raise
+            log.warning("a %s is not tried on: %s", cut.kind, error)
+            return 2 * FAR
         places = follow_body(garment, wearer.meet(surface, garment), seconds, Fabric(), COARSE_STEPS)
         if not np.isfinite(places).all():
             return 2 * FAR

@@ -49,7 +49,7 @@ def tailor(cut: Cut, vertices: Array, joints: Array, weights: Array, rows: int, 
     """Cut a garment of rows x columns particles (trousers: half of the columns a leg).
 
     vertices [V, 3], joints [J, 3]: the body at rest in T, metres; weights [V, J] of its skinning.
-    ValueError for a kind that is none, or measures out of range.
+    ValueError for a kind that is none, measures out of range, or a body that lacks what it is sewn to.
     """
     if cut.kind not in KINDS:
         raise ValueError(f"garment '{cut.kind}' is none of {', '.join(KINDS)}")
@@ -124,6 +124,8 @@ def _cape(cut: Cut, vertices: Array, joints: Array, weights: Array, rows: int, c
     edge = np.empty((columns, 3))
     for c, x in enumerate(across):
         near = top[np.abs(top[:, 0] - x) < SLICE]
+        if not len(near):
+            raise ValueError(f"the body has no shoulder {x:.2f} m from its middle for a cape to be sewn to")
         edge[c] = near[(near[:, 1] - near[:, 2]).argmax()]  # up and backwards
     edge[:, 0] = across
     edge[:, 1:] = _smoothed(edge[:, 1:], across) + EASE * np.array([0.7, -0.7])
@@ -158,6 +160,8 @@ def _girth(ring: Array) -> float:
 def _ring(vertices: Array, centre: Array, columns: int) -> Array:
     """The outline of vertices at a height, [columns, 3], EASE away: where rays from `centre` leave its hull."""
     near = vertices[np.abs(vertices[:, 1] - centre[1]) < SLICE][:, [2, 0]] - centre[[2, 0]]  # angle 0 is +z
+    if len(near) < 3:
+        raise ValueError(f"the body has no outline {centre[1]:.2f} m above its origin for a garment to be sewn to")
     corners = near[ConvexHull(near).vertices]
     following = np.roll(corners, -1, 0)
     angle = np.arange(columns) * (2 * math.pi / columns)

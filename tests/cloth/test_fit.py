@@ -8,6 +8,7 @@ import torch
 from scipy.spatial import cKDTree
 
 from r3avatar.body import load_body
+from r3avatar.cloth import fit
 from r3avatar.cloth.fit import FAR, LOOSE, OUTSIDE, Sight, _misfit, _refined, fit_garment
 from r3avatar.cloth.motion import Wearer, after_dressing, follow_body
 from r3avatar.cloth.particles import Fabric
@@ -145,3 +146,17 @@ def test_refined_particles_are_the_middles_of_threads_too(scene):
     assert len(refined) == 12 + 9 + 8 + 6
     np.testing.assert_array_equal(refined[:12], garment.grid.flat)
     assert np.abs(refined[12:] - garment.grid.flat[[0]]).max() < 1 and len(np.unique(refined.round(9), axis=0)) == 35
+
+
+def test_a_body_that_a_garment_cannot_be_cut_for(scene, seen, monkeypatch, caplog):
+    def refuse(cut, *body):
+        if cut.kind == "cape":
+            raise ValueError("no shoulders")
+        return tailor(cut, *body)
+
+    monkeypatch.setattr(fit, "tailor", refuse)
+    monkeypatch.setattr(fit, "LENGTHS", (0.55,))
+    cut, _ = _fitted(scene, seen["skirt"], kinds=("skirt", "cape"))
+    assert cut.kind == "skirt" and "a cape is not tried on: no shoulders" in caplog.text
+    with pytest.raises(ValueError, match="no shoulders"):
+        _fitted(scene, seen["cape"], kinds=("cape",), or_none=False)
