@@ -32,11 +32,10 @@ def test_nothing_below_training_imports_frameworks(part):
 
 
 def test_arrows_point_one_way():
+    top = {"verbs", "cli"}
     above = {
-        "body": {
-            "cloth", "captures", "avatar", "retrieval", "rasterizer", "training", "evaluation", "motion", "verbs", "cli",
-        },
-        "cloth": {"captures", "avatar", "retrieval", "rasterizer", "training", "evaluation", "motion", "verbs", "cli"},
+        "body": {"cloth", "captures", "avatar", "retrieval", "rasterizer", "training", "evaluation", "motion"} | top,
+        "cloth": {"captures", "avatar", "retrieval", "rasterizer", "training", "evaluation", "motion"} | top,
         "captures": {"avatar", "training", "evaluation", "motion", "verbs", "cli"},
         "avatar": {"captures", "training", "evaluation", "motion", "verbs", "cli"},
         "retrieval": {"captures", "avatar", "training", "evaluation", "motion", "verbs", "cli"},
