@@ -47,6 +47,8 @@ def pose_holes(capture: Capture) -> list[Hole]:
     ]
     for field in fields(capture.poses):
         value = getattr(capture.poses, field.name)
+        if value is None:  # no garment, which no capture has
+            continue
         for row in torch.nonzero(~torch.isfinite(value).flatten(1).all(1)).flatten().tolist():
             holes.append(Hole(None, capture.frame_ids[row], f"the pose's {field.name} is not finite"))
     return holes
