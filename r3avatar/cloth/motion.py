@@ -173,11 +173,13 @@ def follow_body(
 
 def _put_on(garment: Garment, pins: Array) -> Array:
     """The garment as it was cut, moved rigidly so that its sewn edge fits `pins` [P, 3]."""
-    start, sewn = garment.grid.start, garment.grid.start[: len(pins)]
-    a, b = sewn - sewn.mean(0), pins - pins.mean(0)
-    u, _, vt = np.linalg.svd(b.T @ a)
-    turn = u @ np.diag([1.0, 1.0, np.linalg.det(u @ vt)]) @ vt
-    return (start - sewn.mean(0)) @ turn.T + pins.mean(0)
+    start, there = (torch.from_numpy(x).clone() for x in (garment.grid.start, pins))  # aligned: `Wearer.meet`
+    sewn = start[: len(there)]
+    u, _, vt = torch.linalg.svd((there - there.mean(0)).mT @ (sewn - sewn.mean(0)))
+    upright = torch.ones(3, dtype=start.dtype)
+    upright[2] = torch.linalg.det(u @ vt)
+    turn = u @ (upright[:, None] * vt)
+    return ((start - sewn.mean(0)) @ turn.mT + there.mean(0)).numpy()
 
 
 def _between(values: Array, seconds: Sequence[float], f: int, share: float) -> Array:
