@@ -77,7 +77,11 @@ def put_on_garment(
     garment = tailor(cut, wearer.rest_vertices, wearer.rest_joints, wearer.weights, *size_of(cut.kind, False))
     places = dress(wearer, garment, capture.poses, ids, capture.fps)
     if not np.isfinite(places).all():
-        raise ValueError(f"the simulation of the {cut.kind} ended in no numbers; train with avatar.garment=null")
+        said = f"the simulation of the {cut.kind} ended in no numbers"
+        if kind != AUTO:
+            raise ValueError(f"{said}; train with avatar.garment=null")
+        log.warning("%s: no garment is worn", said)
+        return
     worn.put_on(garment, wearer, ids, places)
     log.info(
         "wears a %s, %.2f m long, %.2f m a metre wider below; the masks miss it by %.1f cm (%.1f s)", cut.kind,

@@ -16,6 +16,8 @@ from r3avatar.avatar.first_garment import body_up, put_on_garment
 from r3avatar.avatar.worn_garment import WornGarment, dressed
 from r3avatar.body import load_body
 from r3avatar.body.model import rodrigues
+from r3avatar.cloth import fit as fitting
+from r3avatar.cloth import motion as moving
 from r3avatar.cloth import tailor as tailoring
 from r3avatar.cloth.motion import Wearer, dress
 from r3avatar.cloth.tailor import KINDS, Cut, tailor
@@ -441,3 +443,18 @@ def test_the_garment_in_the_masks_is_put_on(body, monkeypatch):
 def test_a_garment_needs_images_and_a_capture(body):
     with pytest.raises(ValueError, match="needs the capture whose poses it follows"):
         build_avatar(body, 10, codebook=CODEBOOK, garment="skirt", images=lambda frames: [])
+
+
+@pytest.mark.parametrize("kind", ["auto", "skirt"])
+def test_a_simulation_that_ends_in_no_numbers_is_not_worn(body, monkeypatch, caplog, kind):
+    poses = _poses(body, 3)
+    capture = SimpleNamespace(poses=poses, frame_ids=[0, 1, 2], fps=10.0)
+    monkeypatch.setattr(fitting, "fit_garment", lambda *given: (Cut("skirt", 0.5, 1.0), 0.05))
+    monkeypatch.setattr(moving, "dress", lambda *given: np.full((3, 24 * 64, 3), np.nan))
+    worn = WornGarment(body)
+    if kind == "auto":
+        put_on_garment(worn, kind, body, capture, [])
+        assert not worn.worn and "no garment is worn" in caplog.text
+    else:
+        with pytest.raises(ValueError, match="avatar.garment=null"):
+            put_on_garment(worn, kind, body, capture, [])
