@@ -456,5 +456,5 @@ def test_a_simulation_that_ends_in_no_numbers_is_not_worn(body, monkeypatch, cap
         put_on_garment(worn, kind, body, capture, [])
         assert not worn.worn and "no garment is worn" in caplog.text
     else:
-        with pytest.raises(ValueError, match="avatar.garment=null"):
+        with pytest.raises(ValueError, match="garment=null"):
             put_on_garment(worn, kind, body, capture, [])
