@@ -197,9 +197,7 @@ class LoadedAvatar:
             return self.model.dressed(pose, torch.tensor([self.recording.frame_ids[row] for row in rows.tolist()]))
         if before is None:
             return self.model.dress(pose, self.fps)
-        names = ("theta", "betas", "expression", "R", "Th")
-        both = BodyPose(*(torch.cat([getattr(before, n), getattr(pose, n)]) for n in names))
-        return self.model.dress(both, self.fps)[len(before) :]
+        return self.model.dress(BodyPose.joined([before, pose]), self.fps)[len(before) :]
 
     def _attributes(self, retrieved: Retrieved | Mixture) -> Attributes:
         if isinstance(retrieved, Mixture):

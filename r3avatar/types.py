@@ -96,6 +96,12 @@ class BodyPose(_Tensors):
     def __len__(self) -> int:
         return self.theta.shape[0]
 
+    @staticmethod
+    def joined(poses: list[BodyPose]) -> BodyPose:
+        """Poses [F1], [F2], ... one after the other; without their garments."""
+        names = ("theta", "betas", "expression", "R", "Th")
+        return BodyPose(*(torch.cat([getattr(pose, name) for pose in poses]) for name in names))
+
 
 @dataclass
 class Gaussians(_Tensors):

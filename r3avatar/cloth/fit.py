@@ -91,8 +91,6 @@ def fit_garment(
             lengths = [replace(best, length=best.length + sign * reach) for sign in (-1, 1)]
             flares = [replace(best, flare=min(best.flare * r, MOST_FLARE)) for r in (1 / ratio, ratio)]
             best = attempt([*lengths, *flares])
-    for cut, value in sorted(tried.items(), key=lambda item: item[1])[:6]:
-        log.debug("%s: %.1f cm", cut, 100 * value)
     return (None if or_none and tried[best] > (1 - GAIN) * FAR else best), tried[best]
 
 

@@ -137,10 +137,9 @@ def turn_up(up: Tensor) -> Array:
     """The rotation [3, 3] of the world that makes y its up, from the direction `up` [3] now."""
     y = np.asarray(up, np.float64)
     y = y / np.linalg.norm(y)
-    aside = np.eye(3)[np.abs(y).argmin()]
-    if abs(y[1]) > 0.99 and y[1] > 0:
+    if y[1] > 0.99:
         return np.eye(3)
-    x = np.cross(y, aside)
+    x = np.cross(y, np.eye(3)[np.abs(y).argmin()])
     x /= np.linalg.norm(x)
     return np.stack([x, y, np.cross(x, y)])
 
@@ -211,10 +210,9 @@ def after_dressing(
     """The poses of one stretch behind those of `Wearer.dressing`, their moments (seconds), and how many come before."""
     fps = fps or UNKNOWN_FPS
     ahead = wearer.dressing(poses[:1], fps)
-    names = ("theta", "betas", "expression", "R", "Th")
-    whole = BodyPose(*(torch.cat([getattr(ahead, n), getattr(poses, n)]) for n in names))
     first = len(ahead)
-    return whole, [k / fps for k in range(first)] + [(first + id_ - frame_ids[0]) / fps for id_ in frame_ids], first
+    seconds = [k / fps for k in range(first)] + [(first + id_ - frame_ids[0]) / fps for id_ in frame_ids]
+    return BodyPose.joined([ahead, poses]), seconds, first
 
 
 def dress(
